@@ -1,0 +1,202 @@
+package pgpooled
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+)
+
+// interestLimit is how long a probe goes on after the last caller asked.
+const interestLimit = time.Minute
+
+// outage is what the pool knows of a server that it cannot reach. An outage
+// begins when a dial fails for a reason that can pass and no session has
+// answered since the dial began; it ends with the first answer.
+type outage struct {
+	since    time.Time // zero = there is none
+	last     error     // the last failed dial, nil after a success
+	failed   int       // dials that failed in a row
+	probe    *probe    // the one dial that may be under way, nil = any number may
+	answer   time.Time // when a session last came back in good order
+	interest time.Time // when somebody last asked for a session
+	cool     time.Time // no dial for warm sessions before this
+}
+
+// probe is the right to dial while dials fail: one goroutine at a time has it.
+type probe struct{ backoff retry.Backoff }
+
+// answeredLocked notes that a session works, which ends an outage.
+func (p *pool) answeredLocked(now time.Time) {
+	p.outage.answer = now
+	if age := p.outage.age(now); age > 0 {
+		p.logLocked(slog.LevelWarn, "pgpooled: the server is back", slog.Duration("outage", round(age)))
+	}
+	p.outage.since = time.Time{}
+}
+
+func (o *outage) age(now time.Time) time.Duration {
+	if o.since.IsZero() {
+		return 0
+	}
+	return now.Sub(o.since)
+}
+
+// hopelessLocked fails a caller at once when the server has been away for
+// longer than the caller may wait. The probe goes on meanwhile.
+func (p *pool) hopelessLocked(now time.Time) error {
+	limit := p.limits.timeout
+	if limit <= 0 || p.outage.probe == nil || p.outage.age(now) <= limit {
+		return nil
+	}
+	p.counts.timeouts++
+	return p.timeoutLocked(now, nil)
+}
+
+// growLocked dials for those who wait and for sessions that shall be warm, as
+// far as the limit allows. While dials fail it leaves that to the probe.
+func (p *pool) growLocked() {
+	if p.closed || p.outage.probe != nil {
+		return
+	}
+	want := p.waiters.n + p.coldLocked()
+	for p.opening < want && !p.overLimitLocked() {
+		p.opening++
+		p.wg.Add(1)
+		go p.dial()
+	}
+}
+
+// coldLocked is how many idle sessions are missing.
+func (p *pool) coldLocked() int {
+	if !p.outage.cool.IsZero() && time.Now().Before(p.outage.cool) {
+		return 0
+	}
+	return max(0, min(p.limits.minIdle, p.maxIdleLocked())-len(p.idle))
+}
+
+// dial opens one session, whoever it is for: a caller that gives up does not
+// waste it. While dials fail it goes on as the probe.
+func (p *pool) dial() {
+	defer p.wg.Done()
+	var mine *probe
+	for {
+		began := time.Now()
+		s, err := p.open(p.ctx)
+		var delay time.Duration
+		if err == nil {
+			p.opened(s)
+			return
+		}
+		if mine, delay = p.dialFailed(err, began, mine); mine == nil {
+			return
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+			timer.Stop()
+			p.mu.Lock()
+			p.opening--
+			p.mu.Unlock()
+			return
+		}
+	}
+}
+
+// opened takes a new session into the pool. The first one after an outage lets
+// everybody else dial as well.
+func (p *pool) opened(s *session) {
+	if s.base != nil {
+		p.example.Store(&s.base)
+	}
+	now := time.Now()
+	p.mu.Lock()
+	p.opening--
+	p.counts.opens++
+	s.pool, s.epoch = p, p.epoch
+	p.answeredLocked(now)
+	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool = nil, nil, 0, time.Time{}
+	switch {
+	case p.closed:
+		p.retireLocked(s, closedPool)
+	case p.overLimitLocked():
+		p.retireLocked(s, closedLimit)
+	case !p.deliverLocked(s, now):
+		p.retireLocked(s, closedMaxIdle)
+	}
+	p.growLocked()
+	p.mu.Unlock()
+}
+
+// dialFailed decides what a failed dial means for those who wait. It returns
+// the probe and its next delay if the caller shall go on.
+func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time.Duration) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.openErrors++
+	if p.closed {
+		p.opening--
+		return nil, 0
+	}
+	p.outage.last = err
+	policy := p.limits.retry
+	// A name that cannot be resolved is a typing error, until it once could.
+	if !policy.connect() || !passing(err, p.counts.opens > 0) {
+		if p.outage.probe == mine {
+			p.outage.probe = nil
+		}
+		p.outage.since = time.Time{}
+		p.outage.cool = now.Add(policy.maxDelay)
+		p.wakeByLocked(p.outage.cool)
+		p.opening--
+		p.refuseLocked(err)
+		p.growLocked()
+		return nil, 0
+	}
+	p.outage.failed++
+	held := p.leased.n + len(p.idle)
+	if p.outage.since.IsZero() && !p.outage.answer.After(began) && (held == 0 || !isServerFull(err)) {
+		p.outage.since = began
+		p.logLocked(slog.LevelWarn, "pgpooled: the server cannot be reached", slog.String("error", err.Error()))
+	}
+	if n := policy.maxAttempts; n > 0 && p.outage.failed >= n {
+		p.outage.failed = 0
+		p.failAllLocked(&attemptsError{attempts: n, cause: err})
+	}
+	idle := p.waiters.n == 0 && p.coldLocked() == 0 && now.Sub(p.outage.interest) > interestLimit
+	if other := p.outage.probe; other != nil && other != mine || idle {
+		if idle {
+			p.outage.probe, p.outage.since = nil, time.Time{}
+		}
+		p.opening--
+		return nil, 0
+	}
+	if mine == nil {
+		mine = &probe{backoff: policy.backoff()}
+	}
+	p.outage.probe = mine
+	delay, _ := mine.backoff.Next()
+	return mine, delay
+}
+
+// refuseLocked tells callers that a connection cannot be had. Those who may
+// still be served by a session in use go on waiting, except for the first.
+func (p *pool) refuseLocked(err error) {
+	if p.leased.n > 0 {
+		if w := p.waiters.first; w != nil {
+			p.waiters.remove(w)
+			w.ch <- delivery{err: err}
+		}
+		return
+	}
+	p.failAllLocked(err)
+}
+
+func (p *pool) failAllLocked(err error) {
+	for w := p.waiters.first; w != nil; w = p.waiters.first {
+		p.waiters.remove(w)
+		w.ch <- delivery{err: err}
+	}
+}

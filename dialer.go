@@ -1,0 +1,230 @@
+package pgpooled
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ContextDialer makes network connections: *net.Dialer, and what Cloud SQL
+// connectors and tunnels offer.
+type ContextDialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+var errSessionClosed = fmt.Errorf("pgpooled: session is closed: %w", net.ErrClosed)
+
+// dialer makes the sockets of one session: while it is being opened those of
+// the attempt, afterwards those of lib/pq's cancel requests. lib/pq calls it
+// from the opening goroutine and later from those that watch a context.
+type dialer struct {
+	o     *opener
+	s     *session
+	ctx   context.Context // of the attempt
+	hosts int             // how many hosts the attempt can come to
+	stop  func() bool     // ends the watch over ctx
+
+	mu     sync.Mutex
+	wires  []*wire                  // guarded by mu: the attempt's sockets, the last one counts
+	opened bool                     // guarded by mu: the attempt is over
+	closed bool                     // guarded by mu: the session is closed, no more cancel requests
+	cancel map[*cancelConn]struct{} // guarded by mu: sockets of cancel requests
+}
+
+func newDialer(ctx context.Context, o *opener, s *session, hosts int) *dialer {
+	d := &dialer{o: o, s: s, ctx: ctx, hosts: hosts}
+	// lib/pq's startup ignores the context; the socket does not.
+	d.stop = context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, w := range d.wires {
+			w.cut()
+		}
+	})
+	return d
+}
+
+// Dial and DialTimeout complete pq.Dialer; lib/pq uses DialContext where it is.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialTimeout is Dial with a timeout.
+func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+// DialContext makes a socket of the attempt or of a cancel request.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d.mu.Lock()
+	opened, tried := d.opened, len(d.wires)
+	d.mu.Unlock()
+	if opened {
+		return d.dialCancel(ctx, network, address)
+	}
+	deadline, bounded := d.ctx.Deadline()
+	if left := d.hosts - tried; bounded && left > 1 {
+		// A host that does not answer leaves the others their share.
+		deadline = time.Now().Add(time.Until(deadline) / time.Duration(left))
+	}
+	if bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	c, err := d.dial(ctx, network, address)
+	if err != nil {
+		d.mu.Lock()
+		d.wires = append(d.wires, nil)
+		d.mu.Unlock()
+		return nil, err
+	}
+	w := newWire(c)
+	if bounded {
+		err = w.SetDeadline(deadline)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wires = append(d.wires, w)
+	if err == nil {
+		err = d.ctx.Err()
+	}
+	if err != nil {
+		_ = w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if custom := d.o.opts.dialer; custom != nil {
+		c, err := custom.DialContext(ctx, network, address)
+		if err == nil {
+			d.tune(c)
+		}
+		return c, err
+	}
+	c, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
+	if err == nil {
+		d.tune(c)
+	}
+	return c, err
+}
+
+// tune sets keepalives and TCP_USER_TIMEOUT. A socket that has neither still
+// works, so what the system refuses is not an error.
+func (d *dialer) tune(c net.Conn) {
+	tcp, ok := innermost(c).(*net.TCPConn)
+	if !ok {
+		return
+	}
+	cfg := d.o.cfg
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: cfg.Keepalives, Idle: cfg.KeepalivesIdle, Interval: cfg.KeepalivesInterval, Count: cfg.KeepalivesCount,
+	})
+	if raw, err := tcp.SyscallConn(); err == nil && cfg.TCPUserTimeout > 0 {
+		_ = setUserTimeout(raw, cfg.TCPUserTimeout)
+	}
+}
+
+// settle ends the attempt: it closes the sockets that lib/pq gave up and
+// returns the one that it kept.
+func (d *dialer) settle(ok bool) *wire {
+	d.stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opened = true
+	var kept *wire
+	if n := len(d.wires); ok && n > 0 {
+		kept = d.wires[n-1]
+		d.wires = d.wires[:n-1]
+	}
+	for _, w := range d.wires {
+		if w != nil {
+			_ = w.Close()
+		}
+	}
+	d.wires = nil
+	return kept
+}
+
+// dialCancel makes the socket of a cancel request. lib/pq reads from it without
+// a limit, so the limit is set here. From now on the session is doomed: a
+// cancel that arrives late would hit whoever has the session then.
+func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.Conn, error) {
+	d.s.doomed.Store(true)
+	deadline := time.Now().Add(d.s.intr.grace)
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	cc := &cancelConn{d: d, stop: cancel}
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, errSessionClosed
+	}
+	if d.cancel == nil {
+		d.cancel = make(map[*cancelConn]struct{})
+	}
+	d.cancel[cc] = struct{}{}
+	d.mu.Unlock()
+
+	c, err := d.dial(ctx, network, address)
+	if err == nil {
+		err = c.SetDeadline(deadline)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil && d.closed {
+		err = errSessionClosed
+	}
+	if err != nil {
+		delete(d.cancel, cc)
+		if c != nil {
+			_ = c.Close()
+		}
+		return nil, err
+	}
+	cc.Conn = c
+	return cc, nil
+}
+
+// close ends cancel requests that are still under way and allows no more.
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for cc := range d.cancel {
+		if cc.Conn == nil {
+			cc.stop()
+		} else {
+			_ = cc.Conn.Close()
+		}
+	}
+}
+
+// cancelConn is the socket of a cancel request.
+type cancelConn struct {
+	net.Conn // nil until dialled; guarded by d.mu until lib/pq has it
+	d        *dialer
+	stop     context.CancelFunc // ends the dial
+}
+
+func (c *cancelConn) Close() error {
+	c.d.mu.Lock()
+	delete(c.d.cancel, c)
+	c.d.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// isUnixSocketMissing tells a server that is not there from one that may not be
+// reached.
+func isUnixSocketMissing(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Net == "unix" && errors.Is(err, syscall.ENOENT)
+}

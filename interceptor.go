@@ -1,0 +1,315 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/ngrok/sqlmw"
+)
+
+// The text is lib/pq's own; its check is lost once a statement is prepared
+// while rows are open.
+var (
+	errRowsOpen  = errors.New("pq: there is already a query being processed on this connection")
+	errStaleStmt = errors.New("pgpooled: statement used after its connection was returned to the pool")
+	errStaleTx   = errors.New("pgpooled: transaction used after its connection was returned to the pool")
+	errStaleRows = errors.New("pgpooled: rows read after their connection was returned to the pool")
+)
+
+// interceptor is the sqlmw interceptor of one session: it guards the deadline
+// of each call and judges what a failure means by the bytes that had left.
+// database/sql makes one call at a time on a connection; only the guard's
+// timers run beside it.
+type interceptor struct {
+	sqlmw.NullInterceptor
+	s     *session
+	grace time.Duration // between a context's end and giving up the connection
+
+	lease uint64      // counts the leases: what belongs to an earlier one is stale
+	used  bool        // something was asked of the session in this lease
+	rows  driver.Rows // open rows, nil = none
+	read  call        // the call that opened them
+	tx    *txn        // the transaction begun through BeginTx, nil = none
+
+	closing []*stmt // statements to close once the rows are
+
+	guard guard
+}
+
+// call is one call on a session, from before the first byte until its answer is
+// complete.
+type call struct {
+	op     string
+	ctx    context.Context // the caller's
+	tx     context.Context // the transaction's, nil outside one
+	before int64           // bytes written before it
+}
+
+// ended is the error of the context that has ended, the caller's first.
+func (c call) ended() error {
+	if err := c.ctx.Err(); err != nil || c.tx == nil {
+		return err
+	}
+	return c.tx.Err()
+}
+
+// txn is the driver.Tx of one lease.
+type txn struct {
+	driver.Tx
+	ctx   context.Context
+	intr  *interceptor
+	lease uint64
+}
+
+// start opens a call: it refuses one that cannot go well without sending a byte
+// and sets the guard. The context it returns is what lib/pq watches: it also
+// ends with the transaction's.
+func (i *interceptor) start(ctx context.Context, op string) (context.Context, call, error) {
+	c := call{op: op, ctx: ctx}
+	if i.tx != nil {
+		c.tx = i.tx.ctx
+	}
+	if i.rows != nil {
+		return ctx, c, errRowsOpen
+	}
+	if err := c.ended(); err != nil {
+		return ctx, c, err
+	}
+	i.used = true
+	if w := i.s.wire; w != nil {
+		c.before = w.sent.Load()
+		if cause := w.failure(); cause != nil {
+			return ctx, c, i.lost(c, cause)
+		}
+	}
+	if c.tx != nil && c.tx.Done() != nil && c.tx.Done() != ctx.Done() {
+		ctx = i.guard.merge(ctx, c.tx)
+	}
+	i.guard.begin(ctx, i.s)
+	return ctx, c, nil
+}
+
+// end closes a call and judges its error.
+func (i *interceptor) end(c call, err error) error {
+	i.guard.end()
+	return i.judge(c, err)
+}
+
+func (i *interceptor) sent(c call) int64 {
+	if i.s.wire == nil {
+		return -1
+	}
+	return i.s.wire.sent.Load() - c.before
+}
+
+// judge decides what the caller learns of an error that lib/pq reported.
+func (i *interceptor) judge(c call, err error) error {
+	if err == nil {
+		return nil
+	}
+	var answer *pq.Error
+	if errors.As(err, &answer) && !errors.Is(err, driver.ErrBadConn) {
+		if ended := c.ended(); ended != nil {
+			return &contextError{ctx: ended, answer: err}
+		}
+		return err
+	}
+	if !i.connectionFailed(err) {
+		return err
+	}
+	i.s.doomed.Store(true)
+	cause := i.failure()
+	if cause == nil && !errors.Is(err, driver.ErrBadConn) {
+		cause = err
+	}
+	return i.lost(c, cause)
+}
+
+func (i *interceptor) failure() error {
+	if i.s.wire == nil {
+		return nil
+	}
+	return i.s.wire.failure()
+}
+
+// connectionFailed tells a failure of the connection from what lib/pq refuses
+// by itself, as arguments that it cannot encode.
+func (i *interceptor) connectionFailed(err error) bool {
+	var ne net.Error
+	return i.failure() != nil || errors.Is(err, driver.ErrBadConn) || i.s.valid() != nil ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne)
+}
+
+// lost is the error for a call whose connection failed.
+func (i *interceptor) lost(c call, cause error) error {
+	i.s.doomed.Store(true)
+	sent := i.sent(c)
+	cause = explain(cause)
+	ended := c.ended()
+	switch {
+	case c.op == "commit" && sent != 0:
+		i.s.outcomeUnknown()
+		return &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
+	case c.tx != nil:
+		return &ConnLostError{Op: c.op, InTx: true, Sent: sent, Cause: cause, Ctx: ended}
+	case sent == 0 && ended != nil:
+		return ended
+	case sent == 0, c.op == "ping", c.op == "prepare", c.op == "begin", c.op == "close":
+		return &ConnLostError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended, repeatable: ended == nil}
+	}
+	i.s.outcomeUnknown()
+	return &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
+}
+
+// endLease makes everything of the lease stale. clean: nothing was asked of the
+// session; left: rows or a transaction were left open.
+func (i *interceptor) endLease() (clean, left bool) {
+	clean, left = !i.used, i.rows != nil || i.tx != nil
+	i.guard.end()
+	i.lease++
+	i.used, i.rows, i.tx, i.closing = false, nil, nil, nil
+	return clean, left
+}
+
+// ConnectorConnect opens the connection under the session.
+func (i *interceptor) ConnectorConnect(ctx context.Context, c driver.Connector) (driver.Conn, error) {
+	conn, err := c.Connect(ctx)
+	if err == nil {
+		i.s.base = conn
+	}
+	return conn, err
+}
+
+// ConnPing asks the server for an empty answer.
+func (i *interceptor) ConnPing(ctx context.Context, conn driver.Pinger) error {
+	ctx, c, err := i.start(ctx, "ping")
+	if err != nil {
+		return err
+	}
+	return i.end(c, conn.Ping(ctx))
+}
+
+// ConnExecContext runs a statement that returns no rows.
+func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerContext, query string, args []driver.NamedValue) (driver.Result, error) {
+	ctx, c, err := i.start(ctx, "exec")
+	if err != nil {
+		return nil, err
+	}
+	res, err := conn.ExecContext(ctx, query, args)
+	return res, i.end(c, err)
+}
+
+// ConnQueryContext runs a statement that returns rows; the call goes on until
+// they are closed.
+func (i *interceptor) ConnQueryContext(ctx context.Context, conn driver.QueryerContext, query string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
+	own, c, err := i.start(ctx, "query")
+	if err != nil {
+		return ctx, nil, err
+	}
+	rows, err := conn.QueryContext(own, query, args)
+	return ctx, rows, i.opened(c, rows, err)
+}
+
+func (i *interceptor) opened(c call, rows driver.Rows, err error) error {
+	if err != nil {
+		return i.end(c, err)
+	}
+	i.rows, i.read = rows, c
+	return nil
+}
+
+// ConnPrepareContext prepares a statement.
+func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPrepareContext, query string) (context.Context, driver.Stmt, error) {
+	own, c, err := i.start(ctx, "prepare")
+	if err != nil {
+		return ctx, nil, err
+	}
+	st, err := conn.PrepareContext(own, query)
+	if err = i.end(c, err); err != nil {
+		return ctx, nil, err
+	}
+	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease}, nil
+}
+
+// ConnBeginTx begins a transaction. lib/pq does not get to see the context: it
+// would watch it until the end of the transaction and could cancel its COMMIT.
+func (i *interceptor) ConnBeginTx(ctx context.Context, conn driver.ConnBeginTx, opts driver.TxOptions) (context.Context, driver.Tx, error) {
+	_, c, err := i.start(ctx, "begin")
+	if err != nil {
+		return ctx, nil, err
+	}
+	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
+	if err = i.end(c, err); err != nil {
+		return ctx, nil, err
+	}
+	i.tx = &txn{Tx: tx, ctx: ctx, intr: i, lease: i.lease}
+	return ctx, i.tx, nil
+}
+
+// TxCommit ends a transaction. Once it is sent only the server knows.
+func (i *interceptor) TxCommit(ctx context.Context, tx driver.Tx) error {
+	return i.finishTx("commit", tx, driver.Tx.Commit)
+}
+
+// TxRollback ends a transaction.
+func (i *interceptor) TxRollback(ctx context.Context, tx driver.Tx) error {
+	return i.finishTx("rollback", tx, driver.Tx.Rollback)
+}
+
+func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) error) error {
+	t, ok := tx.(*txn)
+	if !ok || t.lease != i.lease || i.tx != t {
+		return errStaleTx
+	}
+	// COMMIT and ROLLBACK are not cancelled; the guard only gives the
+	// connection up when the network is silent after the context's end.
+	c := call{op: op, ctx: t.ctx, tx: t.ctx}
+	if w := i.s.wire; w != nil {
+		c.before = w.sent.Load()
+	}
+	if i.rows != nil {
+		return errRowsOpen
+	}
+	if op == "commit" {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	i.guard.begin(t.ctx, i.s)
+	err := finish(t.Tx)
+	i.tx = nil
+	return i.end(c, err)
+}
+
+// RowsNext reads a row.
+func (i *interceptor) RowsNext(_ context.Context, rows driver.Rows, dest []driver.Value) error {
+	if i.rows != rows {
+		return errStaleRows
+	}
+	err := rows.Next(dest)
+	if err == io.EOF { //nolint:errorlint // the contract of driver.Rows
+		return err
+	}
+	return i.judge(i.read, err)
+}
+
+// RowsClose ends the call that opened the rows.
+func (i *interceptor) RowsClose(_ context.Context, rows driver.Rows) error {
+	if i.rows != rows {
+		return nil
+	}
+	err := i.end(i.read, rows.Close())
+	i.rows = nil
+	for _, st := range i.closing {
+		if cerr := i.closeStmt(st); err == nil {
+			err = cerr
+		}
+	}
+	i.closing = nil
+	return err
+}

@@ -1,0 +1,268 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// A lease is in one of these states. It leaves leaseFresh by compare-and-swap:
+// either its first call wins it or the pool takes its session back.
+const (
+	leaseEmpty int32 = iota // has no session: not yet, or it went to somebody who waited
+	leaseFresh              // has a session, nothing was asked of it
+	leaseUsed               // has a session
+	leaseClosed
+)
+
+// parkedAfter is how long a lease may stay unused before its session counts as
+// parked: it is looked at again before its first call, and it may be given to a
+// waiter.
+const parkedAfter = 20 * time.Millisecond
+
+var errLeaseClosed = errors.New("pgpooled: connection used after it was closed")
+
+// lease is the driver.Conn that database/sql holds. Its IsValid is false, so
+// that database/sql closes it after the call, which returns the session to the
+// pool. database/sql makes one call at a time; the pool may reclaim the session
+// of a fresh lease at any time.
+type lease struct {
+	pool  *pool
+	state atomic.Int32
+	s     *session // owned by whoever won the state
+	raw   bool     // PQConn gave lib/pq's connection away
+	solo  bool     // database/sql keeps it: there is no pool to return to
+
+	stack  []uintptr // who took it, with leak detection only
+	leaked bool      // guarded by pool.mu: it was reported
+}
+
+var (
+	_ driver.Conn               = (*lease)(nil)
+	_ driver.ConnBeginTx        = (*lease)(nil)
+	_ driver.ConnPrepareContext = (*lease)(nil)
+	_ driver.ExecerContext      = (*lease)(nil)
+	_ driver.QueryerContext     = (*lease)(nil)
+	_ driver.Execer             = (*lease)(nil) //nolint:staticcheck // lib/pq has it
+	_ driver.Queryer            = (*lease)(nil) //nolint:staticcheck // lib/pq has it
+	_ driver.NamedValueChecker  = (*lease)(nil)
+	_ driver.Pinger             = (*lease)(nil)
+	_ driver.SessionResetter    = (*lease)(nil)
+	_ driver.Validator          = (*lease)(nil)
+)
+
+// newLease leases a session.
+func (p *pool) newLease(ctx context.Context) (*lease, error) {
+	l := &lease{pool: p}
+	if p.tracing {
+		l.trace()
+	}
+	if _, err := p.acquire(ctx, l); err != nil {
+		return nil, err
+	}
+	l.state.Store(leaseFresh)
+	return l, nil
+}
+
+// trace remembers who takes the lease.
+func (l *lease) trace() {
+	pcs := make([]uintptr, 32)
+	l.stack = pcs[:runtime.Callers(3, pcs)]
+}
+
+// use returns the session for a call. The first call of a lease that was put
+// aside meanwhile looks at the socket again, or takes another session.
+func (l *lease) use(ctx context.Context) (*session, error) {
+	switch l.state.Load() {
+	case leaseUsed:
+		return l.s, nil
+	case leaseClosed:
+		return nil, errLeaseClosed
+	}
+	if l.state.CompareAndSwap(leaseFresh, leaseUsed) {
+		if time.Since(l.s.taken) < parkedAfter || l.s.check() == nil {
+			return l.s, nil
+		}
+		l.pool.giveUp(l.s, closedDead)
+	}
+	return l.replace(ctx)
+}
+
+// replace takes another session. Nothing has run on the lease, so no state of a
+// session can be missing.
+func (l *lease) replace(ctx context.Context) (*session, error) {
+	l.state.Store(leaseEmpty)
+	s, err := l.pool.acquire(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	l.state.Store(leaseUsed)
+	return s, nil
+}
+
+// Close returns the session to the pool. A closed lease is inert.
+func (l *lease) Close() error {
+	for {
+		state := l.state.Load()
+		if state == leaseClosed {
+			return nil
+		}
+		if !l.state.CompareAndSwap(state, leaseClosed) {
+			continue
+		}
+		if state != leaseEmpty {
+			if l.raw {
+				clearHandlers(l.s.base)
+			}
+			l.pool.release(l.s)
+		}
+		return nil
+	}
+}
+
+// IsValid is false: database/sql must not keep the lease.
+func (l *lease) IsValid() bool {
+	if l.solo && l.state.Load() != leaseClosed {
+		return l.s.check() == nil
+	}
+	return false
+}
+
+// ResetSession is called only if something between database/sql and pgpooled
+// hides IsValid, so that database/sql keeps leases of its own.
+func (l *lease) ResetSession(ctx context.Context) error {
+	if !l.solo {
+		l.pool.hintHidden()
+	}
+	s, err := l.use(ctx)
+	if err != nil {
+		return driver.ErrBadConn
+	}
+	if s.check() != nil {
+		return driver.ErrBadConn
+	}
+	if _, ok := s.comeBack(); !ok {
+		s.doomed.Store(true)
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+// ExecContext runs a statement that returns no rows.
+func (l *lease) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	s, err := l.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.conn.ExecContext(ctx, query, args)
+}
+
+// QueryContext runs a statement that returns rows.
+func (l *lease) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	s, err := l.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.conn.QueryContext(ctx, query, args)
+}
+
+// PrepareContext prepares a statement.
+func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	s, err := l.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.conn.PrepareContext(ctx, query)
+}
+
+// BeginTx begins a transaction.
+func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	s, err := l.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.conn.BeginTx(ctx, opts)
+}
+
+// Ping makes a round trip. database/sql repeats everything but this, so a Ping
+// that is the first call of its lease is repeated here, as often as database/sql
+// repeats the rest.
+func (l *lease) Ping(ctx context.Context) error {
+	first := l.state.Load() != leaseUsed
+	s, err := l.use(ctx)
+	for tries := 3; err == nil; tries-- {
+		err = s.conn.Ping(ctx)
+		if !first || tries == 1 || !errors.Is(err, driver.ErrBadConn) {
+			return err
+		}
+		l.pool.giveUp(s, closedBroken)
+		s, err = l.replace(ctx)
+	}
+	return err
+}
+
+// CheckNamedValue converts an argument as lib/pq would. database/sql asks before
+// the call and without its context, so no session is taken for it: lib/pq's
+// answer depends on the configuration only.
+func (l *lease) CheckNamedValue(nv *driver.NamedValue) error {
+	return checkNamedValue(l.pool.exemplar(), nv)
+}
+
+// Prepare, Begin, Exec and Query are for wrappers that know no context.
+func (l *lease) Prepare(query string) (driver.Stmt, error) {
+	return l.PrepareContext(context.Background(), query)
+}
+
+// Begin is BeginTx without a context.
+func (l *lease) Begin() (driver.Tx, error) {
+	return l.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// Exec is ExecContext without a context.
+func (l *lease) Exec(query string, args []driver.Value) (driver.Result, error) {
+	return l.ExecContext(context.Background(), query, named(args))
+}
+
+// Query is QueryContext without a context.
+func (l *lease) Query(query string, args []driver.Value) (driver.Rows, error) {
+	return l.QueryContext(context.Background(), query, named(args))
+}
+
+func named(args []driver.Value) []driver.NamedValue {
+	out := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		out[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	return out
+}
+
+// PQConn returns lib/pq's own connection out of what [database/sql.Conn.Raw]
+// hands over, for pq.SetNoticeHandler and its like, which panic on any other
+// connection. It returns nil if the argument is not pgpooled's. The connection
+// is valid inside Raw's function only; notice and notification handlers set on
+// it are removed when the session goes back to the pool.
+func PQConn(driverConn any) driver.Conn {
+	l, ok := driverConn.(*lease)
+	if !ok {
+		return nil
+	}
+	s, err := l.use(context.Background())
+	if err != nil {
+		return nil
+	}
+	s.intr.used = true
+	l.raw = true
+	return s.base
+}
+
+// clearHandlers removes what a caller set on lib/pq's connection.
+func clearHandlers(base driver.Conn) {
+	defer func() { _ = recover() }() // lib/pq panics on a connection of WithBase
+	pq.SetNoticeHandler(base, nil)
+	pq.SetNotificationHandler(base, nil)
+}

@@ -1,0 +1,46 @@
+package pgpooled
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+)
+
+// event is something to be logged: noted under pool.mu, written by upkeep, so
+// that a slow handler holds up nobody.
+type event struct {
+	level slog.Level
+	text  string
+	attrs []slog.Attr
+}
+
+func (p *pool) logLocked(level slog.Level, text string, attrs ...slog.Attr) {
+	p.events = append(p.events, event{level, text, append(attrs, slog.String("pool", p.name))})
+	p.poke()
+}
+
+func (p *pool) flushLogs() {
+	p.mu.Lock()
+	events := p.events
+	p.events = nil
+	p.mu.Unlock()
+	for _, e := range events {
+		p.log.LogAttrs(context.Background(), e.level, e.text, e.attrs...)
+	}
+}
+
+// frames prints the stack of whoever took a lease, without database/sql's part.
+func frames(pcs []uintptr) string {
+	var b strings.Builder
+	for fs := runtime.CallersFrames(pcs); ; {
+		f, more := fs.Next()
+		if f.Function != "" && !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "runtime.") {
+			fmt.Fprintf(&b, "%s\n\t%s:%d\n", f.Function, f.File, f.Line)
+		}
+		if !more {
+			return strings.TrimSuffix(b.String(), "\n")
+		}
+	}
+}

@@ -1,0 +1,428 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Invariants, which hold whenever mu is free (checkLocked asserts them in tests):
+//
+//   - A session is in exactly one place: idle, leased, or in the hands of one
+//     goroutine that opens or closes it (counted by opening and closing).
+//   - idle + leased + opening + closing is never made to exceed the limit; after
+//     the limit was lowered it only falls.
+//   - Nobody waits while a session is idle.
+//   - Nobody waits while a slot is free, unless the last dial failed and one
+//     probe is under way.
+//   - Waiters are served in the order in which they came. A waiter is either in
+//     the line or has one delivery in its channel, never both, never neither.
+//   - After close nothing is idle and nobody waits.
+
+// pool lends sessions. What it does under mu is a few assignments: dialling,
+// pinging, closing, logging and calling back happen outside.
+type pool struct {
+	name string
+	open func(context.Context) (*session, error) // one attempt, bounded by itself
+	log  *slog.Logger
+
+	unknown atomic.Int64 // statements with an unknown outcome
+	example atomic.Pointer[driver.Conn]
+	hidden  sync.Once // the hint about wrappers that hide IsValid
+	tracing bool      // leases remember who took them
+
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine of the pool
+	wake   chan struct{}  // makes upkeep look again
+	done   chan struct{}  // closed when close is through
+
+	mu      sync.Mutex // guards all below; never held across I/O
+	limits  limits
+	idle    []*session  // the last one came back last
+	leased  sessionList // the first one was taken first
+	waiters waiterList
+	opening int
+	closing int
+	epoch   uint64 // sessions of an earlier one go when they come back
+	closed  bool
+	drained chan struct{} // closed when the last lease of a closed pool is back
+	outage  outage
+	counts  counts
+	watched bool      // upkeep already looks after the waiters
+	next    time.Time // when upkeep looks again, zero = when poked
+	spare   *waiter   // waiters to use again, linked by next
+	spares  int
+	events  []event // to be logged by upkeep
+}
+
+// limits are what can be changed while the pool runs.
+type limits struct {
+	maxOpen, maxIdle, minIdle int           // maxOpen 0 = no limit, maxIdle -1 = as maxOpen
+	maxIdleTime, maxLifetime  time.Duration // 0 = no limit
+	jitter                    time.Duration // on top of maxLifetime, -1 = a tenth of it
+	timeout                   time.Duration // pool_timeout, 0 = no limit
+	leakAfter                 time.Duration // 0 = off
+	retry                     retryPolicy
+}
+
+func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
+	p := &pool{
+		name: name, limits: l, log: log, open: open, tracing: l.leakAfter > 0,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), drained: make(chan struct{}),
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.wg.Add(1)
+	go p.upkeep()
+	return p
+}
+
+// acquire leases a session to l: an idle one, one that comes back, or a new one,
+// within pool_timeout and the context, whichever ends first.
+func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
+	start := time.Now()
+	for {
+		s, err := p.take(ctx, l, start)
+		if err != nil {
+			return nil, err
+		}
+		if s.check() == nil {
+			return s, nil
+		}
+		p.giveUp(s, closedDead)
+	}
+}
+
+// take gets a session without looking at it. start is when the caller came: it
+// sets the caller's place in line, also when it comes again.
+func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	p.outage.interest = start
+	if n := len(p.idle); n > 0 {
+		s := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.lendLocked(s, l, start)
+		p.mu.Unlock()
+		return s, nil
+	}
+	if err := p.hopelessLocked(start); err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
+	w := p.waiterLocked(l, start)
+	p.waiters.push(w)
+	p.counts.waits++
+	p.growLocked()
+	p.watchLocked(start)
+	left := p.limits.timeout - time.Since(start)
+	timed := p.limits.timeout > 0
+	p.mu.Unlock()
+
+	var timeout <-chan time.Time
+	if timed {
+		timeout = w.expireIn(left)
+	}
+	var ended error
+	select {
+	case d := <-w.ch:
+		p.settle(w, start)
+		return d.s, d.err
+	case <-timeout:
+	case <-ctx.Done():
+		ended = ctx.Err()
+	}
+	return p.giveUpWaiting(w, start, ended)
+}
+
+// giveUpWaiting leaves the line, unless a delivery was faster: then a session
+// is kept, or handed on if the context has ended.
+func (p *pool) giveUpWaiting(w *waiter, start time.Time, ended error) (*session, error) {
+	p.mu.Lock()
+	if w.queued {
+		err := p.timeoutLocked(start, ended)
+		p.waiters.remove(w)
+		p.counts.noteTimeout(ended)
+		p.mu.Unlock()
+		p.settle(w, start)
+		return nil, err
+	}
+	p.mu.Unlock()
+	d := <-w.ch // sent before the waiter left the line
+	p.settle(w, start)
+	if d.s != nil && ended != nil {
+		p.release(d.s)
+		return nil, ended
+	}
+	return d.s, d.err
+}
+
+// settle accounts for a finished wait and frees the waiter.
+func (p *pool) settle(w *waiter, start time.Time) {
+	waited := time.Since(start)
+	p.mu.Lock()
+	p.counts.waitTime += waited
+	p.spareLocked(w)
+	p.mu.Unlock()
+}
+
+// lendLocked puts a session into the hands of a lease.
+func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
+	s.taken, s.lease, s.inUse = now, l, true
+	l.s = s
+	p.leased.push(s)
+	p.counts.acquires++
+	p.counts.peakInUse = max(p.counts.peakInUse, p.leased.n)
+	if after := p.limits.leakAfter; after > 0 {
+		p.wakeByLocked(now.Add(after))
+	}
+}
+
+// deliverLocked gives a session that is in nobody's hands to the first in line,
+// or makes it idle. It returns false if it can do neither.
+func (p *pool) deliverLocked(s *session, now time.Time) bool {
+	if w := p.waiters.first; w != nil {
+		p.waiters.remove(w)
+		p.lendLocked(s, w.lease, now)
+		w.ch <- delivery{s: s}
+		return true
+	}
+	if len(p.idle) >= p.maxIdleLocked() {
+		return false
+	}
+	s.idleSince = now
+	p.idle = append(p.idle, s)
+	p.wakeByLocked(p.idleUntilLocked(s))
+	return true
+}
+
+// release takes a session back from a lease.
+func (p *pool) release(s *session) {
+	answered := s.intr.used
+	why, ok := s.comeBack()
+	now := time.Now()
+	p.mu.Lock()
+	if !s.inUse { // the pool was closed over it
+		p.mu.Unlock()
+		return
+	}
+	p.returnLocked(s)
+	if ok && answered {
+		p.answeredLocked(now)
+	}
+	switch {
+	case !ok:
+	case p.closed:
+		why, ok = closedPool, false
+	case s.epoch != p.epoch:
+		why, ok = closedRefresh, false
+	case p.overLimitLocked():
+		why, ok = closedLimit, false
+	case p.expiredLocked(s, now):
+		why, ok = closedLifetime, false
+	case !p.deliverLocked(s, now):
+		why, ok = closedMaxIdle, false
+	}
+	if !ok {
+		p.retireLocked(s, why)
+	}
+	p.drainedLocked()
+	p.mu.Unlock()
+	if !ok {
+		s.awaitGone()
+	}
+}
+
+// giveUp takes back a leased session that is of no use.
+func (p *pool) giveUp(s *session, why closeReason) {
+	s.doomed.Store(true)
+	p.mu.Lock()
+	ours := s.inUse
+	if ours {
+		p.returnLocked(s)
+		p.retireLocked(s, why)
+		p.drainedLocked()
+	}
+	p.mu.Unlock()
+	if ours {
+		s.awaitGone()
+	}
+}
+
+func (p *pool) returnLocked(s *session) {
+	p.leased.remove(s)
+	s.inUse, s.lease = false, nil
+}
+
+// retireLocked closes a session that is in nobody's hands. It keeps its slot
+// until the server has closed its end.
+func (p *pool) retireLocked(s *session, why closeReason) {
+	p.counts.closed[why]++
+	p.closing++
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		s.close()
+		if s.gone != nil {
+			close(s.gone)
+		}
+		p.mu.Lock()
+		p.closing--
+		p.growLocked()
+		p.mu.Unlock()
+	}()
+}
+
+// numOpenLocked counts the slots in use.
+func (p *pool) numOpenLocked() int { return len(p.idle) + p.leased.n + p.opening + p.closing }
+
+func (p *pool) overLimitLocked() bool {
+	return p.limits.maxOpen > 0 && p.numOpenLocked() >= p.limits.maxOpen
+}
+
+func (p *pool) maxIdleLocked() int {
+	m, open := p.limits.maxIdle, p.limits.maxOpen
+	if m < 0 || open > 0 && m > open {
+		m = open
+		if open == 0 {
+			m = int(^uint(0) >> 1)
+		}
+	}
+	return m
+}
+
+// setLimits changes the limits while the pool runs: a lower one takes effect on
+// idle sessions now and on leased ones as they come back, a higher one at once.
+func (p *pool) setLimits(change func(*limits)) {
+	p.mu.Lock()
+	change(&p.limits)
+	for len(p.idle) > 0 && (len(p.idle) > p.maxIdleLocked() || p.limits.maxOpen > 0 && p.numOpenLocked()-p.closing > p.limits.maxOpen) {
+		p.retireIdleLocked(0, closedLimit)
+	}
+	p.growLocked()
+	p.mu.Unlock()
+	p.poke()
+}
+
+// retireIdleLocked closes the i-th idle session.
+func (p *pool) retireIdleLocked(i int, why closeReason) {
+	s := p.idle[i]
+	copy(p.idle[i:], p.idle[i+1:])
+	p.idle[len(p.idle)-1] = nil
+	p.idle = p.idle[:len(p.idle)-1]
+	p.retireLocked(s, why)
+}
+
+// timeoutLocked is the error of a caller that got nothing.
+func (p *pool) timeoutLocked(start time.Time, ended error) error {
+	return &PoolTimeoutError{
+		Waited: time.Since(start), Timeout: p.limits.timeout,
+		Limit: p.limits.maxOpen, InUse: p.leased.n, Idle: len(p.idle),
+		Opening: p.opening, Closing: p.closing, Waiting: p.waiters.n,
+		OutageFor: p.outage.age(time.Now()), Connect: p.outage.last, Ctx: ended,
+	}
+}
+
+func (p *pool) drainedLocked() {
+	if p.closed && p.leased.n == 0 && p.drained != nil {
+		close(p.drained)
+		p.drained = nil
+	}
+}
+
+// close refuses everybody from now on, closes what is idle, grants leased
+// sessions the given time, cuts the rest, and returns when nothing is left.
+func (p *pool) close(grant time.Duration) error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		<-p.done
+		return nil
+	}
+	p.closed = true
+	for w := p.waiters.first; w != nil; w = p.waiters.first {
+		p.waiters.remove(w)
+		w.ch <- delivery{err: ErrClosed}
+	}
+	for len(p.idle) > 0 {
+		p.retireIdleLocked(0, closedPool)
+	}
+	for s := p.leased.first; s != nil; {
+		next := s.next
+		if s.lease.state.CompareAndSwap(leaseFresh, leaseEmpty) {
+			p.returnLocked(s)
+			p.retireLocked(s, closedPool)
+		}
+		s = next
+	}
+	drained := p.drained
+	p.drainedLocked()
+	p.mu.Unlock()
+	p.cancel()
+
+	err := p.awaitLeases(drained, grant)
+	p.wg.Wait()
+	p.mu.Lock()
+	p.logLocked(slog.LevelInfo, "pgpooled: pool closed")
+	p.mu.Unlock()
+	p.flushLogs()
+	close(p.done)
+	return err
+}
+
+func (p *pool) awaitLeases(drained <-chan struct{}, grant time.Duration) error {
+	timer := time.NewTimer(grant)
+	defer timer.Stop()
+	select {
+	case <-drained:
+		return nil
+	case <-timer.C:
+	}
+	p.mu.Lock()
+	n := p.leased.n
+	var cut []*session
+	for s := p.leased.first; s != nil; s = p.leased.first {
+		p.returnLocked(s)
+		p.counts.closed[closedPool]++
+		cut = append(cut, s)
+	}
+	p.drainedLocked()
+	p.mu.Unlock()
+	for _, s := range cut {
+		s.doomed.Store(true)
+		s.abort()
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("pgpooled: close: %d sessions were still in use after close_timeout (%s) and were cut", n, grant)
+}
+
+// exemplar is a connection to ask how it would convert an argument.
+func (p *pool) exemplar() driver.Conn {
+	if c := p.example.Load(); c != nil {
+		return *c
+	}
+	return nil
+}
+
+// hintHidden says, once, that something hides IsValid.
+func (p *pool) hintHidden() {
+	p.hidden.Do(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.logLocked(slog.LevelWarn, "pgpooled: a wrapper around the driver hides driver.Validator, so database/sql keeps sessions of its own; "+
+			"call db.SetMaxIdleConns(-1) to give them back after each call")
+	})
+}

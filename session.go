@@ -1,0 +1,247 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/ngrok/sqlmw"
+)
+
+// lingerLimit bounds how long a discarded session keeps its slot while its
+// server process is still there.
+const lingerLimit = 2 * time.Second
+
+// sessionConn is what sqlmw's wrapped connection can do.
+type sessionConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.NamedValueChecker
+}
+
+// session is one server connection. It is in one hand at a time: the pool's
+// while it is idle, a lease's while it is in use, one goroutine's while it is
+// opened or closed; handing it over goes through the pool's mutex.
+type session struct {
+	conn  sessionConn // sqlmw around base, with intr in between
+	base  driver.Conn // lib/pq's own, or WithBase's
+	wire  *wire       // nil with WithBase
+	intr  *interceptor
+	dials *dialer // nil with WithBase
+
+	pool *pool // whose it is, nil until it is opened
+
+	created time.Time
+	dialled time.Duration
+	jitter  float64 // its share of the lifetime's jitter, drawn once
+
+	gone chan struct{} // with WithBase: closed when close is through
+
+	doomed atomic.Bool // not to be reused: its deadline fired, or a cancel request is on its way
+
+	// Guarded by pool.mu.
+	inUse      bool
+	taken      time.Time // when it was leased, in use only
+	lease      *lease    // who has it, in use only
+	epoch      uint64    // pool.epoch when it was opened
+	idleSince  time.Time // idle only
+	prev, next *session  // pool.leased, in use only
+}
+
+// opener makes sessions from a configuration. It is immutable.
+type opener struct {
+	cfg  *Config
+	opts options
+}
+
+// connect makes one attempt to open a session, over all hosts, bounded by
+// connect_timeout and by ctx.
+func (o *opener) connect(ctx context.Context) (*session, error) {
+	start := time.Now()
+	cancel := context.CancelFunc(func() {})
+	if o.cfg.ConnectTimeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, o.cfg.ConnectTimeout)
+	}
+	defer cancel()
+	s, err := o.attempt(ctx)
+	if err != nil {
+		return nil, o.connectError(ctx, err, start)
+	}
+	s.created = time.Now()
+	s.dialled = s.created.Sub(start)
+	s.jitter = rand.Float64()
+	s.intr.grace = o.cfg.CancelGrace
+	if s.intr.grace <= 0 {
+		s.intr.grace = max(500*time.Millisecond, 6*s.dialled)
+	}
+	return s, nil
+}
+
+func (o *opener) attempt(ctx context.Context) (*session, error) {
+	s := &session{}
+	base := o.opts.base
+	if base == nil {
+		cfg := o.cfg.PQ.Clone()
+		cfg.ConnectTimeout = 0 // the wire's deadline is absolute, lib/pq's is per host
+		c, err := pq.NewConnectorConfig(cfg)
+		if err != nil {
+			return nil, err
+		}
+		s.dials = newDialer(ctx, o, s, 1+len(cfg.Multi))
+		c.Dialer(s.dials)
+		base = c
+	}
+	s.intr = &interceptor{s: s}
+	wrapped, err := sqlmw.Driver(bareDriver{base}, s.intr).(driver.DriverContext).OpenConnector("")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := wrapped.Connect(ctx)
+	if s.dials != nil {
+		// All but the last socket were given up by lib/pq, which forgets to
+		// close one when sslmode=prefer meets a server without TLS.
+		s.wire = s.dials.settle(err == nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.wire == nil {
+		s.gone = make(chan struct{})
+	}
+	s.conn = conn.(sessionConn)
+	if s.wire != nil {
+		if err := s.wire.SetDeadline(time.Time{}); err != nil {
+			s.abort()
+			return nil, err
+		}
+		s.wire.polite.Store(true)
+	}
+	return s, nil
+}
+
+// connectError passes what the server answered and explains the rest.
+func (o *opener) connectError(ctx context.Context, err error, start time.Time) error {
+	var answer *pq.Error
+	if direct, ok := err.(*pq.Error); ok { //nolint:errorlint // the server's own answer passes as it is
+		return direct
+	}
+	if errors.As(err, &answer) {
+		return &connectError{cause: err, took: time.Since(start)}
+	}
+	e := &connectError{cause: err, took: time.Since(start)}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) || (o.cfg.ConnectTimeout > 0 && e.took >= o.cfg.ConnectTimeout) {
+		e.timeout = o.cfg.ConnectTimeout
+	}
+	return e
+}
+
+// check says why the session must not be handed out; nil = it is fine as far
+// as can be seen without a round trip.
+func (s *session) check() error {
+	if s.doomed.Load() {
+		return errors.New("its deadline has fired")
+	}
+	if s.wire != nil {
+		return s.wire.quiet()
+	}
+	return s.valid()
+}
+
+func (s *session) valid() error {
+	if v, ok := s.base.(driver.Validator); ok && !v.IsValid() {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+// comeBack prepares a session that a lease returns for its next caller and says
+// whether there can be one.
+func (s *session) comeBack() (why closeReason, ok bool) {
+	clean, left := s.intr.endLease()
+	switch {
+	case s.doomed.Load():
+		return closedCancelled, false
+	case s.valid() != nil, s.wire != nil && s.wire.failure() != nil:
+		return closedBroken, false
+	case left:
+		return closedInTx, false
+	case clean:
+		return 0, true
+	}
+	if s.inTransaction() {
+		return closedInTx, false
+	}
+	return 0, true
+}
+
+// inTransaction asks lib/pq whether the server is inside a transaction, without
+// a round trip and also under TLS: lib/pq refuses COPY when no transaction is
+// open, and if one is open the wire refuses what lib/pq would send. A session
+// inside a transaction is of no use afterwards.
+func (s *session) inTransaction() bool {
+	if s.wire == nil {
+		return false
+	}
+	s.wire.refuse.Store(true)
+	defer s.wire.refuse.Store(false)
+	st, err := s.base.Prepare("COPY pgpooled FROM STDIN")
+	if err == nil {
+		_ = st.Close()
+		return true
+	}
+	return s.valid() != nil
+}
+
+// close says goodbye, waits until the server has closed its end or lingerLimit
+// is over, and frees everything the session had.
+func (s *session) close() {
+	if s.wire == nil {
+		_ = s.conn.Close()
+		return
+	}
+	_ = s.wire.SetDeadline(time.Now().Add(lingerLimit))
+	_ = s.base.Close()
+	s.wire.hangUp(lingerLimit)
+	s.dials.close()
+}
+
+// awaitGone waits until a session of WithBase is closed: go-sqlmock and its like
+// want to see calls in an order, and do not lock against their own test.
+func (s *session) awaitGone() {
+	if s.gone != nil {
+		<-s.gone
+	}
+}
+
+// abort closes the socket under a call that may be under way.
+func (s *session) abort() {
+	if s.wire == nil {
+		_ = s.conn.Close()
+		return
+	}
+	s.wire.abort()
+	s.dials.close()
+}
+
+// bareDriver lets sqlmw wrap a connector: it wraps drivers only.
+type bareDriver struct{ c driver.Connector }
+
+func (d bareDriver) Open(string) (driver.Conn, error) {
+	return nil, errors.New("pgpooled: not opened by name")
+}
+func (d bareDriver) OpenConnector(string) (driver.Connector, error) { return d.c, nil }
+
+// outcomeUnknown counts a statement whose fate nobody knows.
+func (s *session) outcomeUnknown() {
+	if s.pool != nil {
+		s.pool.unknown.Add(1)
+	}
+}

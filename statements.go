@@ -1,0 +1,121 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+)
+
+// stmt is a prepared statement of one lease. database/sql closes it before the
+// lease; what is used later all the same is refused here.
+type stmt struct {
+	driver.Stmt
+	intr  *interceptor
+	lease uint64
+}
+
+var (
+	_ driver.StmtExecContext   = (*stmt)(nil)
+	_ driver.StmtQueryContext  = (*stmt)(nil)
+	_ driver.NamedValueChecker = (*stmt)(nil)
+	_ driver.ColumnConverter   = (*stmt)(nil) //nolint:staticcheck // sqlmw asks for it
+)
+
+// ExecContext runs the statement.
+func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if st.lease != st.intr.lease {
+		return nil, errStaleStmt
+	}
+	if e, ok := st.Stmt.(driver.StmtExecContext); ok {
+		return e.ExecContext(ctx, args)
+	}
+	return st.Stmt.Exec(values(args)) //nolint:staticcheck // COPY has only this
+}
+
+// QueryContext runs the statement.
+func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if st.lease != st.intr.lease {
+		return nil, errStaleStmt
+	}
+	if q, ok := st.Stmt.(driver.StmtQueryContext); ok {
+		return q.QueryContext(ctx, args)
+	}
+	return st.Stmt.Query(values(args)) //nolint:staticcheck // COPY has only this
+}
+
+// CheckNamedValue asks the statement, then the connection, as database/sql does.
+func (st *stmt) CheckNamedValue(nv *driver.NamedValue) error {
+	if c, ok := st.Stmt.(driver.NamedValueChecker); ok {
+		return c.CheckNamedValue(nv)
+	}
+	return checkNamedValue(st.intr.s.base, nv)
+}
+
+// ColumnConverter keeps the statement's own converter.
+func (st *stmt) ColumnConverter(idx int) driver.ValueConverter {
+	if c, ok := st.Stmt.(driver.ColumnConverter); ok { //nolint:staticcheck // kept for WithBase
+		return c.ColumnConverter(idx)
+	}
+	return driver.DefaultParameterConverter
+}
+
+// checkNamedValue is what database/sql does for a connection.
+func checkNamedValue(conn driver.Conn, nv *driver.NamedValue) (err error) {
+	if c, ok := conn.(driver.NamedValueChecker); ok {
+		return c.CheckNamedValue(nv)
+	}
+	nv.Value, err = driver.DefaultParameterConverter.ConvertValue(nv.Value)
+	return err
+}
+
+func values(args []driver.NamedValue) []driver.Value {
+	out := make([]driver.Value, len(args))
+	for i, a := range args {
+		out[i] = a.Value
+	}
+	return out
+}
+
+// StmtExecContext runs a prepared statement that returns no rows.
+func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecContext, _ string, args []driver.NamedValue) (driver.Result, error) {
+	ctx, c, err := i.start(ctx, "exec")
+	if err != nil {
+		return nil, err
+	}
+	res, err := st.ExecContext(ctx, args)
+	return res, i.end(c, err)
+}
+
+// StmtQueryContext runs a prepared statement that returns rows.
+func (i *interceptor) StmtQueryContext(ctx context.Context, st driver.StmtQueryContext, _ string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
+	own, c, err := i.start(ctx, "query")
+	if err != nil {
+		return ctx, nil, err
+	}
+	rows, err := st.QueryContext(own, args)
+	return ctx, rows, i.opened(c, rows, err)
+}
+
+// StmtClose closes a prepared statement, after the rows that are open: lib/pq
+// would read its answer out of theirs.
+func (i *interceptor) StmtClose(_ context.Context, ds driver.Stmt) error {
+	st, ok := ds.(*stmt)
+	if !ok || st.lease != i.lease {
+		return nil
+	}
+	if i.rows != nil {
+		i.closing = append(i.closing, st)
+		return nil
+	}
+	return i.closeStmt(st)
+}
+
+func (i *interceptor) closeStmt(st *stmt) error {
+	if i.s.doomed.Load() || i.failure() != nil {
+		return nil // it goes with the session
+	}
+	c := call{op: "close", ctx: context.Background()}
+	if i.s.wire != nil {
+		c.before = i.s.wire.sent.Load()
+	}
+	return i.judge(c, st.Stmt.Close())
+}

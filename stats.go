@@ -1,0 +1,172 @@
+package pgpooled
+
+import (
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// closeReason says why a session was closed.
+type closeReason int
+
+const (
+	closedBroken    closeReason = iota // its connection failed during a call
+	closedDead                         // the server had closed it while it was idle
+	closedCancelled                    // a context ended during a call
+	closedInTx                         // it came back inside a transaction or with rows open
+	closedMaxIdle                      // more idle than max_idle_conns
+	closedIdleTime                     // idle longer than conn_max_idle_time
+	closedLifetime                     // older than conn_max_lifetime
+	closedLimit                        // the limit was lowered
+	closedRefresh                      // older than a Refresh
+	closedPool                         // the pool was closed
+	closeReasons
+)
+
+// counts are the pool's totals since it was opened; guarded by pool.mu.
+type counts struct {
+	acquires, waits, timeouts, cancelled int64
+	waitTime                             time.Duration
+	opens, openErrors                    int64
+	reclaimed, leaks                     int64
+	peakInUse                            int
+	closed                               [closeReasons]int64
+}
+
+func (c *counts) noteTimeout(ended error) {
+	if ended != nil {
+		c.cancelled++
+	} else {
+		c.timeouts++
+	}
+}
+
+// Stats is the state of a pool at one moment and its totals since it was
+// opened. All counters only grow.
+type Stats struct {
+	Name         string // pool_name, or the server and database
+	MaxOpenConns int    // 0 = no limit
+
+	Open      int // server sessions: the sum of the next four
+	InUse     int // leased to callers
+	Idle      int // used by nobody
+	Opening   int // being dialled
+	Closing   int // discarded, the server's end not closed yet
+	Waiting   int // callers in line
+	PeakInUse int // the most ever leased at a time
+
+	Acquires     int64         // sessions handed out
+	Waits        int64         // calls that had to wait
+	WaitTime     time.Duration // how long they waited together
+	PoolTimeouts int64         // calls that got no session within pool_timeout
+	Cancelled    int64         // calls whose context ended while they waited
+
+	Opens      int64 // sessions opened
+	OpenErrors int64 // failed attempts to open one
+
+	ClosedBroken      int64 // closed because the connection failed during a call
+	ClosedDead        int64 // closed because the server had closed it while it was idle
+	ClosedCancelled   int64 // closed because a context ended during a call
+	ClosedInTx        int64 // closed because it came back inside a transaction or with rows open
+	ClosedMaxIdle     int64 // closed because of max_idle_conns
+	ClosedMaxIdleTime int64 // closed because of conn_max_idle_time
+	ClosedMaxLifetime int64 // closed because of conn_max_lifetime
+	ClosedLimit       int64 // closed because the limit was lowered
+	ClosedRefresh     int64 // closed because of Refresh
+
+	Reclaimed       int64 // unused leases whose session went to a waiter
+	Leaks           int64 // leases held longer than leak_detection_threshold
+	OutcomesUnknown int64 // statements that ended in an OutcomeUnknownError
+}
+
+func (p *pool) stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := &p.counts
+	return Stats{
+		Name: p.name, MaxOpenConns: p.limits.maxOpen,
+		Open: p.numOpenLocked(), InUse: p.leased.n, Idle: len(p.idle), Opening: p.opening, Closing: p.closing,
+		Waiting: p.waiters.n, PeakInUse: c.peakInUse,
+		Acquires: c.acquires, Waits: c.waits, WaitTime: c.waitTime, PoolTimeouts: c.timeouts, Cancelled: c.cancelled,
+		Opens: c.opens, OpenErrors: c.openErrors,
+		ClosedBroken: c.closed[closedBroken], ClosedDead: c.closed[closedDead], ClosedCancelled: c.closed[closedCancelled],
+		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
+		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh],
+		Reclaimed: c.reclaimed, Leaks: c.leaks, OutcomesUnknown: p.unknown.Load(),
+	}
+}
+
+// StatsOf returns the statistics of the pool under db; ok is false if db is not
+// pgpooled's, or if a wrapper hides it. db.Stats() shows leases only.
+func StatsOf(db *sql.DB) (s Stats, ok bool) {
+	c, ok := ConnectorOf(db)
+	if !ok {
+		return Stats{}, false
+	}
+	return c.Stats(), true
+}
+
+// DBStatsOf returns the pool's statistics as sql.DBStats, for dashboards that
+// show those. If db is not pgpooled's it returns db.Stats().
+func DBStatsOf(db *sql.DB) sql.DBStats {
+	s, ok := StatsOf(db)
+	if !ok {
+		return db.Stats()
+	}
+	return sql.DBStats{
+		MaxOpenConnections: s.MaxOpenConns,
+		OpenConnections:    s.Open,
+		InUse:              s.InUse,
+		Idle:               s.Idle,
+		WaitCount:          s.Waits,
+		WaitDuration:       s.WaitTime,
+		MaxIdleClosed:      s.ClosedMaxIdle,
+		MaxIdleTimeClosed:  s.ClosedMaxIdleTime,
+		MaxLifetimeClosed:  s.ClosedMaxLifetime,
+	}
+}
+
+// checkLocked asserts the invariants at the top of pool.go.
+func (p *pool) checkLocked() error {
+	n := 0
+	for s := p.leased.first; s != nil; s = s.next {
+		n++
+		if !s.inUse || s.lease == nil || (s.next == nil) != (s == p.leased.last) {
+			return fmt.Errorf("leased session %d is not marked so, or the list is broken", n)
+		}
+	}
+	if n != p.leased.n {
+		return fmt.Errorf("%d sessions in the list of leased ones, counted %d", n, p.leased.n)
+	}
+	for i, s := range p.idle {
+		if s == nil || s.inUse {
+			return fmt.Errorf("idle session %d is nil or in use", i)
+		}
+	}
+	n = 0
+	for w := p.waiters.first; w != nil; w = w.next {
+		n++
+		if !w.queued || len(w.ch) != 0 {
+			return fmt.Errorf("waiter %d is not marked so, or already served", n)
+		}
+		if w.next != nil && w.since.After(w.next.since) {
+			return fmt.Errorf("waiter %d is in front of an older one", n)
+		}
+	}
+	free := !p.overLimitLocked()
+	switch {
+	case n != p.waiters.n:
+		return fmt.Errorf("%d waiters in line, counted %d", n, p.waiters.n)
+	case p.opening < 0 || p.closing < 0:
+		return fmt.Errorf("negative count: opening %d, closing %d", p.opening, p.closing)
+	case n > 0 && len(p.idle) > 0:
+		return fmt.Errorf("%d wait while %d sessions are idle", n, len(p.idle))
+	case n > p.opening && free && p.outage.probe == nil && !p.closed:
+		return fmt.Errorf("%d wait, %d are being opened, a slot is free and no probe is under way", n, p.opening)
+	case p.closed && (n > 0 || len(p.idle) > 0):
+		return fmt.Errorf("closed, but %d wait and %d are idle", n, len(p.idle))
+	case p.outage.probe != nil && p.opening == 0 && !p.closed:
+		return fmt.Errorf("a probe is noted but nobody dials")
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package pgpooled
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// errWriteRefused is what a write meets while the wire refuses writes.
+var errWriteRefused = errors.New("pgpooled: write refused")
+
+// errUnasked is why a session is dropped whose server spoke while nobody asked:
+// it said goodbye, or the two sides no longer agree on where they are.
+var errUnasked = errors.New("the server sent something while the session was idle")
+
+// wire is the net.Conn under lib/pq. It counts the bytes that were written,
+// because that is the one thing that tells whether a statement can have run;
+// it remembers why the connection failed, because lib/pq drops that; and it can
+// look at the socket without a round trip.
+//
+// With TLS the records are made above the wire: counting works, reading does
+// not. It may be used by several goroutines, like any net.Conn.
+type wire struct {
+	net.Conn
+	raw syscall.RawConn // nil: liveness is probed by a short read
+
+	sent   atomic.Int64 // bytes written so far
+	refuse atomic.Bool  // every write fails, nothing is sent
+	polite atomic.Bool  // Close says goodbye and leaves the socket to hangUp
+
+	mu     sync.Mutex // guards the fields below
+	cause  error      // the first failure
+	closed bool       // Close was called: reads and writes fail from now on
+}
+
+func newWire(c net.Conn) *wire {
+	w := &wire{Conn: c}
+	if sc, ok := innermost(c).(syscall.Conn); ok && canPeek {
+		if raw, err := sc.SyscallConn(); err == nil {
+			w.raw = raw
+		}
+	}
+	return w
+}
+
+// innermost is the socket under a conn that says what it wraps, as tls.Conn and
+// the dialers of cloud providers do.
+func innermost(c net.Conn) net.Conn {
+	for range 8 {
+		u, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = u.NetConn()
+	}
+	return c
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	if w.isClosed() {
+		return 0, net.ErrClosed
+	}
+	n, err := w.Conn.Read(b)
+	if err != nil {
+		w.fail(err)
+	}
+	return n, err
+}
+
+func (w *wire) Write(b []byte) (int, error) {
+	if w.refuse.Load() {
+		return 0, errWriteRefused
+	}
+	if w.isClosed() {
+		return 0, net.ErrClosed
+	}
+	n, err := w.Conn.Write(b)
+	if n > 0 {
+		w.sent.Add(int64(n))
+	}
+	if err != nil {
+		w.fail(err)
+	}
+	return n, err
+}
+
+// Close closes the socket; a polite wire only ends its own direction, so that
+// hangUp can wait for the server to end the other.
+func (w *wire) Close() error {
+	w.mu.Lock()
+	again := w.closed
+	w.closed = true
+	w.mu.Unlock()
+	if again {
+		return nil
+	}
+	if !w.polite.Load() {
+		return w.Conn.Close()
+	}
+	if h, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return nil
+}
+
+// hangUp waits until the server has closed its end, at most for the given time,
+// and closes the socket. By then the server has taken the session off its list:
+// a backend leaves pg_stat_activity before its process, and with it the socket,
+// ends.
+func (w *wire) hangUp(limit time.Duration) {
+	_ = w.Close()
+	_ = w.SetDeadline(time.Now().Add(limit))
+	buf := make([]byte, 4096)
+	for {
+		if _, err := w.Conn.Read(buf); err != nil {
+			break
+		}
+	}
+	_ = w.Conn.Close()
+}
+
+// abort closes the socket under whatever is using it.
+func (w *wire) abort() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	_ = w.Conn.Close()
+}
+
+// cut makes reads and writes that are under way, and all later ones, fail.
+func (w *wire) cut() { _ = w.SetDeadline(time.Unix(1, 0)) }
+
+func (w *wire) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
+}
+
+func (w *wire) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cause == nil {
+		w.cause = err
+	}
+}
+
+// failure is why the connection failed, nil if nothing has.
+func (w *wire) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cause
+}
+
+// quiet tells, without a round trip, that the server has neither closed nor
+// said anything: nil, or the reason to drop the session. It may be called only
+// while no call is under way.
+func (w *wire) quiet() error {
+	if err := w.failure(); err != nil {
+		return err
+	}
+	if w.isClosed() {
+		return net.ErrClosed
+	}
+	if w.raw != nil {
+		return peek(w.raw)
+	}
+	return w.quietByReading()
+}
+
+// quietByReading is quiet for conns that cannot be peeked at: a read that is
+// given a moment. A healthy idle session has nothing to read.
+func (w *wire) quietByReading() error {
+	if err := w.Conn.SetReadDeadline(time.Now().Add(100 * time.Microsecond)); err != nil {
+		return err
+	}
+	var b [1]byte
+	n, err := w.Conn.Read(b[:])
+	if n > 0 {
+		w.fail(errUnasked)
+		return errUnasked
+	}
+	var ne net.Error
+	if !errors.As(err, &ne) || !ne.Timeout() {
+		w.fail(err)
+		return err
+	}
+	return w.Conn.SetReadDeadline(time.Time{})
+}
