@@ -35,6 +35,13 @@ func (p *pool) answeredLocked(now time.Time) {
 	p.outage.since = time.Time{}
 }
 
+// answeredSince says whether a session has come back in good order since t.
+func (p *pool) answeredSince(t time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outage.answer.After(t)
+}
+
 func (o *outage) age(now time.Time) time.Duration {
 	if o.since.IsZero() {
 		return 0
@@ -69,10 +76,15 @@ func (p *pool) growLocked() {
 
 // coldLocked is how many idle sessions are missing.
 func (p *pool) coldLocked() int {
-	if !p.outage.cool.IsZero() && time.Now().Before(p.outage.cool) {
+	missing := min(p.limits.minIdle, p.maxIdleLocked()) - len(p.idle)
+	if missing <= 0 {
 		return 0
 	}
-	return max(0, min(p.limits.minIdle, p.maxIdleLocked())-len(p.idle))
+	if cool := p.outage.cool; !cool.IsZero() && time.Now().Before(cool) {
+		p.wakeByLocked(cool)
+		return 0
+	}
+	return missing
 }
 
 // dial opens one session, whoever it is for: a caller that gives up does not
@@ -82,9 +94,13 @@ func (p *pool) dial() {
 	var mine *probe
 	for {
 		began := time.Now()
+		p.mu.Lock()
+		epoch := p.epoch
+		p.mu.Unlock()
 		s, err := p.open(p.ctx)
 		var delay time.Duration
 		if err == nil {
+			s.epoch = epoch
 			p.opened(s)
 			return
 		}
@@ -114,12 +130,14 @@ func (p *pool) opened(s *session) {
 	p.mu.Lock()
 	p.opening--
 	p.counts.opens++
-	s.pool, s.epoch = p, p.epoch
+	s.pool = p
 	p.answeredLocked(now)
 	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool = nil, nil, 0, time.Time{}
 	switch {
 	case p.closed:
 		p.retireLocked(s, closedPool)
+	case s.epoch != p.epoch:
+		p.retireLocked(s, closedRefresh)
 	case p.overLimitLocked():
 		p.retireLocked(s, closedLimit)
 	case !p.deliverLocked(s, now):
@@ -163,7 +181,7 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 	}
 	if n := policy.maxAttempts; n > 0 && p.outage.failed >= n {
 		p.outage.failed = 0
-		p.failAllLocked(&attemptsError{attempts: n, cause: err})
+		p.failAllLocked(&AttemptsError{Attempts: n, Err: err})
 	}
 	idle := p.waiters.n == 0 && p.coldLocked() == 0 && now.Sub(p.outage.interest) > interestLimit
 	if other := p.outage.probe; other != nil && other != mine || idle {
@@ -178,6 +196,8 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 	}
 	p.outage.probe = mine
 	delay, _ := mine.backoff.Next()
+	p.logLocked(slog.LevelWarn, "pgpooled: connecting failed, trying again",
+		slog.Int("attempt", p.outage.failed), slog.Duration("delay", round(delay)), slog.String("error", err.Error()))
 	return mine, delay
 }
 

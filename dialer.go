@@ -2,11 +2,9 @@ package pgpooled
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -220,11 +218,4 @@ func (c *cancelConn) Close() error {
 	delete(c.d.cancel, c)
 	c.d.mu.Unlock()
 	return c.Conn.Close()
-}
-
-// isUnixSocketMissing tells a server that is not there from one that may not be
-// reached.
-func isUnixSocketMissing(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Net == "unix" && errors.Is(err, syscall.ENOENT)
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/lib/pq"
 )
 
 // DriverName is the name under which the driver is registered with
@@ -72,6 +74,7 @@ func (s *soloConn) Close() error {
 type Connector struct {
 	pool   *pool
 	cfg    *Config
+	opener *opener
 	closed atomic.Bool
 	leave  func(time.Duration) error // closes the pool, or gives up a share of it
 }
@@ -83,6 +86,9 @@ type options struct {
 	log    *slog.Logger
 	dialer ContextDialer
 	base   driver.Connector
+
+	beforeConnect func(context.Context, *pq.Config) error
+	afterConnect  func(context.Context, *sql.Conn) error
 }
 
 // WithLogger sets where events go: pool opened and closed at Info, everything
@@ -93,6 +99,21 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 // WithDialer sets what makes network connections, for tunnels and cloud
 // connectors. Each dial gets a context that ends with connect_timeout.
 func WithDialer(d ContextDialer) Option { return func(o *options) { o.dialer = d } }
+
+// WithBeforeConnect sets a function that may change what lib/pq connects with
+// before each attempt, for passwords that expire (IAM tokens, Vault). It runs
+// inside connect_timeout, possibly in several goroutines at once; its error ends
+// the attempt, and is retried only if it can pass, as a network's.
+func WithBeforeConnect(f func(context.Context, *pq.Config) error) Option {
+	return func(o *options) { o.beforeConnect = f }
+}
+
+// WithAfterConnect sets a function that prepares each new session before its
+// first caller has it, inside connect_timeout. Its error ends the attempt. The
+// connection is valid inside the function only.
+func WithAfterConnect(f func(context.Context, *sql.Conn) error) Option {
+	return func(o *options) { o.afterConnect = f }
+}
 
 // WithBase sets another driver's connector below the interceptor, in tests for
 // instance go-sqlmock's. Without pgpooled's own network connection nobody knows
@@ -132,18 +153,18 @@ func NewConnectorConfig(cfg *Config, opts ...Option) (*Connector, error) {
 	if o.log == nil {
 		o.log = slog.Default()
 	}
-	cfg = cfg.Clone()
-	return attach(cfg, o)
+	return attach(&opener{cfg: cfg.Clone(), opts: o})
 }
 
 // openPool starts the pool of a configuration.
-func openPool(cfg *Config, o options) *pool {
+func openPool(op *opener) *pool {
+	cfg := op.cfg
 	p := newPool(poolName(cfg), limits{
 		maxOpen: cfg.MaxOpenConns, maxIdle: cfg.MaxIdleConns, minIdle: cfg.MinIdleConns,
 		maxIdleTime: cfg.ConnMaxIdleTime, maxLifetime: cfg.ConnMaxLifetime, jitter: cfg.ConnMaxLifetimeJitter,
 		timeout: cfg.PoolTimeout, leakAfter: cfg.LeakDetectionThreshold,
 		retry: retryPolicy{mode: cfg.RetryMode, maxAttempts: cfg.RetryMaxAttempts, baseDelay: cfg.RetryBaseDelay, maxDelay: cfg.RetryMaxDelay},
-	}, o.log, (&opener{cfg: cfg, opts: o}).connect)
+	}, op.opts.log, op.connect)
 	p.mu.Lock()
 	p.logLocked(slog.LevelInfo, "pgpooled: pool opened",
 		slog.Int("max_open_conns", cfg.MaxOpenConns), slog.Int("min_idle_conns", cfg.MinIdleConns))
@@ -221,6 +242,10 @@ func (c *Connector) SetConnMaxIdleTime(d time.Duration) {
 func (c *Connector) SetConnMaxLifetime(d time.Duration) {
 	c.pool.setLimits(func(l *limits) { l.maxLifetime = max(d, 0) })
 }
+
+// Refresh lets the sessions that exist now go gently: idle ones at once, leased
+// ones as they come back. Call it after credentials or addresses have changed.
+func (c *Connector) Refresh() { c.pool.refresh() }
 
 // ConnectorOf finds the connector under a *sql.DB that was opened with pgpooled;
 // ok is false for other drivers and under wrappers that hide it.

@@ -3,6 +3,7 @@ package pgpooled
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -35,9 +36,10 @@ func (c *Config) FormatDSN() string {
 	return c.text(pqSettings, runtime, own)
 }
 
-// PlainDSN returns the DSN without pgpooled's keys, in the same form, for
-// whatever speaks libpq's: pq.NewListener, psql, migration tools, plain lib/pq. It
-// contains the password.
+// PlainDSN returns the DSN without pgpooled's keys, in the same form, for plain
+// lib/pq, pq.NewListener, psql and migration tools. It contains the password.
+// Run-time parameters of the server stay; lib/pq takes them, psql does not (it
+// wants them in options).
 //
 // connect_timeout stays if it was given, in whole seconds, rounded up; the
 // settings of TCP go, since lib/pq would send them to the server. schema is
@@ -113,7 +115,11 @@ func (c *Config) text(pqSettings, runtime map[string]string, own []kv) string {
 			if i > 0 {
 				b.WriteByte(' ')
 			}
-			b.WriteString(s.key + "=" + quoteIfNeeded(s.value))
+			value := quoteIfNeeded(s.value)
+			if s.key == "password" { // behind a bare one, unknown keys are refused
+				value = quoteValue(s.value)
+			}
+			b.WriteString(s.key + "=" + value)
 		}
 	}
 	return b.String()
@@ -195,14 +201,19 @@ func (c Config) String() string {
 	var hosts []string
 	for _, m := range append([]pq.ConfigMultihost{{Host: c.PQ.Host, Hostaddr: c.PQ.Hostaddr, Port: c.PQ.Port}}, c.PQ.Multi...) {
 		host := plainWord(m.Host)
-		if m.Hostaddr != (netip.Addr{}) {
-			host = m.Hostaddr.String()
+		if addr, err := netip.ParseAddr(m.Host); err == nil {
+			host = addr.WithZone("").String()
 		}
-		hosts = append(hosts, fmt.Sprintf("%s:%d", host, m.Port))
+		if m.Hostaddr != (netip.Addr{}) {
+			host = m.Hostaddr.WithZone("").String()
+		}
+		hosts = append(hosts, net.JoinHostPort(host, strconv.Itoa(int(m.Port))))
 	}
 	add("host", strings.Join(hosts, ","))
 	add("user", plainWord(c.PQ.User))
-	add("dbname", plainWord(c.PQ.Database))
+	if c.PQ.Database != "" {
+		add("dbname", plainWord(c.PQ.Database))
+	}
 	if c.PQ.Password != "" {
 		add("password", "xxxxx")
 	}

@@ -244,7 +244,9 @@ func TestTheEnvironmentTakesPart(t *testing.T) {
 		"libpq's connect timeout":      {env: map[string]string{"PGCONNECT_TIMEOUT": "3"}, check: func(c *Config) bool { return c.ConnectTimeout == 3*time.Second }},
 		"libpq's connect timeout of 0": {env: map[string]string{"PGCONNECT_TIMEOUT": "0"}, check: func(c *Config) bool { return c.ConnectTimeout == 0 }},
 		"ours before libpq's": {env: map[string]string{"PGCONNECT_TIMEOUT": "3", "PGPOOLED_CONNECT_TIMEOUT": "4"},
-			check: func(c *Config) bool { return c.ConnectTimeout == 4*time.Second && strings.Contains(c.PlainDSN(), "connect_timeout=4") }},
+			check: func(c *Config) bool {
+				return c.ConnectTimeout == 4*time.Second && strings.Contains(c.PlainDSN(), "connect_timeout=4")
+			}},
 		"the DSN before both": {env: map[string]string{"PGCONNECT_TIMEOUT": "3", "PGPOOLED_CONNECT_TIMEOUT": "4"}, dsn: "connect_timeout=1500ms",
 			check: func(c *Config) bool {
 				return c.ConnectTimeout == 1500*time.Millisecond && strings.Contains(c.PlainDSN(), "connect_timeout=2")

@@ -166,7 +166,7 @@ func isHost(s string) bool {
 
 func isPort(s string) bool {
 	n, ok := parseDigits(s)
-	return ok && n > 0 && n <= 65535
+	return ok && n > 0 && n <= 65535 && len(s) <= 5
 }
 
 // unescape decodes percent escapes, and "+" in a query as lib/pq does.

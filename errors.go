@@ -171,6 +171,8 @@ type connectError struct {
 	cause   error
 	took    time.Duration
 	timeout time.Duration // connect_timeout if it was what ended the attempt, else 0
+
+	wrongServer bool // there is a server, but without the target_session_attrs
 }
 
 func (e *connectError) Error() string {

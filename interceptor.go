@@ -153,8 +153,7 @@ func (i *interceptor) lost(c call, cause error) error {
 	ended := c.ended()
 	switch {
 	case c.op == "commit" && sent != 0:
-		i.s.outcomeUnknown()
-		return &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
+		return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended})
 	case c.tx != nil:
 		return &ConnLostError{Op: c.op, InTx: true, Sent: sent, Cause: cause, Ctx: ended}
 	case sent == 0 && ended != nil:
@@ -162,8 +161,7 @@ func (i *interceptor) lost(c call, cause error) error {
 	case sent == 0, c.op == "ping", c.op == "prepare", c.op == "begin", c.op == "close":
 		return &ConnLostError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended, repeatable: ended == nil}
 	}
-	i.s.outcomeUnknown()
-	return &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
+	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended})
 }
 
 // endLease makes everything of the lease stale. clean: nothing was asked of the

@@ -272,7 +272,9 @@ func TestALeakIsReportedWithTheBorrowersStack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rows.Close()
-	eventually(t, "the leak is reported", func() bool { return stats(t, db).Leaks == 1 && strings.Contains(log.String(), "leak_detection_threshold") })
+	eventually(t, "the leak is reported", func() bool {
+		return stats(t, db).Leaks == 1 && strings.Contains(log.String(), "leak_detection_threshold")
+	})
 	if !strings.Contains(log.String(), "TestALeakIsReportedWithTheBorrowersStack") || !strings.Contains(log.String(), "pool=leaky") {
 		t.Errorf("the log does not show who took it: %s", log.String())
 	}

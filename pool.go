@@ -30,7 +30,6 @@ type pool struct {
 	open func(context.Context) (*session, error) // one attempt, bounded by itself
 	log  *slog.Logger
 
-	unknown atomic.Int64 // statements with an unknown outcome
 	example atomic.Pointer[driver.Conn]
 	hidden  sync.Once // the hint about wrappers that hide IsValid
 	tracing bool      // leases remember who took them
@@ -90,11 +89,43 @@ func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.check() == nil {
+		if p.usable(ctx, s, start) {
 			return s, nil
 		}
 		p.giveUp(s, closedDead)
 	}
+}
+
+// usable looks at a session before it is handed out. One that was idle for long
+// is pinged; if that fails, the others that were idle for as long go too.
+func (p *pool) usable(ctx context.Context, s *session, start time.Time) bool {
+	if s.check() != nil {
+		return false
+	}
+	now := time.Now()
+	if !s.stale(now) {
+		return true
+	}
+	p.mu.Lock()
+	limit := pingLimit
+	if t := p.limits.timeout; t > 0 {
+		limit = min(limit, t-now.Sub(start))
+	}
+	p.mu.Unlock()
+	if d, ok := ctx.Deadline(); ok {
+		limit = min(limit, d.Sub(now))
+	}
+	if s.ping(limit) == nil {
+		return true
+	}
+	p.mu.Lock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if p.idle[i].stale(now) {
+			p.retireIdleLocked(i, closedDead)
+		}
+	}
+	p.mu.Unlock()
+	return false
 }
 
 // take gets a session without looking at it. start is when the caller came: it
@@ -192,6 +223,7 @@ func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 // deliverLocked gives a session that is in nobody's hands to the first in line,
 // or makes it idle. It returns false if it can do neither.
 func (p *pool) deliverLocked(s *session, now time.Time) bool {
+	s.idleSince = now
 	if w := p.waiters.first; w != nil {
 		p.waiters.remove(w)
 		p.lendLocked(s, w.lease, now)
@@ -201,7 +233,6 @@ func (p *pool) deliverLocked(s *session, now time.Time) bool {
 	if len(p.idle) >= p.maxIdleLocked() {
 		return false
 	}
-	s.idleSince = now
 	p.idle = append(p.idle, s)
 	p.wakeByLocked(p.idleUntilLocked(s))
 	return true
@@ -313,6 +344,18 @@ func (p *pool) setLimits(change func(*limits)) {
 	p.growLocked()
 	p.mu.Unlock()
 	p.poke()
+}
+
+// refresh lets go of the sessions that exist now: idle ones at once, leased ones
+// as they come back.
+func (p *pool) refresh() {
+	p.mu.Lock()
+	p.epoch++
+	for len(p.idle) > 0 {
+		p.retireIdleLocked(0, closedRefresh)
+	}
+	p.growLocked()
+	p.mu.Unlock()
 }
 
 // retireIdleLocked closes the i-th idle session.

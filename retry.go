@@ -2,113 +2,160 @@ package pgpooled
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
-	"syscall"
 	"time"
 
 	"github.com/lib/pq"
 	"github.com/sethvargo/go-retry"
 )
 
-// retryPolicy is the part of the configuration that says what is repeated, how
-// often and how soon.
-type retryPolicy struct {
-	mode                RetryMode
-	maxAttempts         int // 0 = as many as fit the budget
-	baseDelay, maxDelay time.Duration
+// RetryPolicy says how [Retry] repeats a function. Its zero value has the
+// defaults.
+type RetryPolicy struct {
+	MaxAttempts int              // calls in all, 0 = 3, 1 = no repetition
+	BaseDelay   time.Duration    // before the second call, then doubled each time; 0 = 1 s
+	MaxDelay    time.Duration    // the longest delay, 0 = no cap
+	FullJitter  bool             // draw each delay between 0 and its value
+	Retryable   func(error) bool // what is worth another call, nil = [Retryable]
+	Logger      *slog.Logger     // gets a line at Warn per repetition, nil = slog.Default()
 }
 
-// connect says whether a failed dial is repeated.
-func (r retryPolicy) connect() bool { return r.mode != RetryOff }
-
-// backoff is exponential with full jitter, so that the clients of one server do
-// not come back all at once.
-func (r retryPolicy) backoff() retry.Backoff {
-	return retry.WithFullJitter(retry.WithCappedDuration(r.maxDelay, retry.NewExponential(r.baseDelay)))
+// AttemptsError is the error of the last of several attempts.
+type AttemptsError struct {
+	Attempts int   // how many there were
+	Err      error // of the last one; if the context ended the wait, its error is joined
 }
 
-// attemptsError is the last connect error once retry_max_attempts is reached.
-type attemptsError struct {
-	attempts int
-	cause    error
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("pgpooled: gave up after %d attempts: %v", e.Attempts, e.Err)
 }
 
-func (e *attemptsError) Error() string {
-	return fmt.Sprintf("pgpooled: gave up connecting after %d attempts (retry_max_attempts): %v", e.attempts, e.cause)
+// Unwrap gives the last attempt's error.
+func (e *AttemptsError) Unwrap() error { return e.Err }
+
+// Retry calls op until it succeeds, fails in a way that another call cannot
+// mend, or the policy or the context ends it. The function is called again as a
+// whole: what it did outside the database is the caller's business.
+//
+// An error of the only attempt is returned as it is; that of the last of
+// several is wrapped in an [AttemptsError].
+func Retry(ctx context.Context, policy RetryPolicy, op func(context.Context) error) error {
+	_, err := RetryValue(ctx, policy, func(ctx context.Context) (struct{}, error) { return struct{}{}, op(ctx) })
+	return err
 }
 
-func (e *attemptsError) Unwrap() error { return e.cause }
-
-// passing says whether a failure to connect can pass by itself. known: the pool
-// has connected before, so the host's name is not a typing error.
-func passing(err error, known bool) bool {
-	return anyOf(err, func(err error) bool {
-		switch e := err.(type) { //nolint:errorlint // anyOf unwraps
-		case *pq.Error:
-			return passingState(string(e.Code))
-		case *net.DNSError:
-			return known || e.IsTemporary || e.IsTimeout || !e.IsNotFound
-		case syscall.Errno:
-			switch e {
-			case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, syscall.ETIMEDOUT,
-				syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE:
-				return true
-			}
-		case *tls.CertificateVerificationError, x509.UnknownAuthorityError, x509.HostnameError, tls.AlertError:
-			return false
-		}
-		return err == io.EOF || err == io.ErrUnexpectedEOF || err == context.DeadlineExceeded || //nolint:errorlint // anyOf unwraps
-			isTimeout(err) || isUnixSocketMissing(err)
+// RetryValue is [Retry] for a function that returns a value. On an error the
+// value is zero.
+func RetryValue[T any](ctx context.Context, policy RetryPolicy, op func(context.Context) (T, error)) (T, error) {
+	var (
+		attempts int
+		last     error
+	)
+	policy = policy.withDefaults()
+	backoff := policy.backoff(func(delay time.Duration) {
+		policy.Logger.LogAttrs(ctx, slog.LevelWarn, "pgpooled: attempt failed, trying again",
+			slog.Int("attempt", attempts), slog.Duration("delay", delay), slog.String("error", last.Error()))
 	})
-}
-
-func isTimeout(err error) bool {
-	t, ok := err.(interface{ Timeout() bool }) //nolint:errorlint // anyOf unwraps
-	return ok && t.Timeout()
-}
-
-// passingState says whether an answer of the server to a connection attempt can
-// change by itself. The codes: PostgreSQL manual, appendix A.
-func passingState(code string) bool {
-	switch code {
-	case "57P01", "57P02", "57P03", // shutting down, crashed, starting up
-		"53300", "53000", "53100", "53200", "53400": // too many connections, out of resources
-		return true
-	case "08P01": // protocol violation: asking again does not help
-		return false
+	v, err := retry.DoValue(ctx, backoff, func(ctx context.Context) (T, error) {
+		attempts++
+		v, err := op(ctx)
+		last = err
+		if err != nil && policy.Retryable(err) {
+			return v, retry.RetryableError(err)
+		}
+		return v, err
+	})
+	switch {
+	case err == nil:
+		return v, nil
+	case last != nil && ctx.Err() != nil && !errors.Is(last, ctx.Err()):
+		err = errors.Join(last, ctx.Err())
+	case last != nil:
+		err = last
 	}
-	return len(code) == 5 && code[:2] == "08" // connection exceptions
+	var zero T
+	if attempts > 1 {
+		return zero, &AttemptsError{Attempts: attempts, Err: err}
+	}
+	return zero, err
 }
 
-// isServerFull: the server has no slot left for us (53300).
-func isServerFull(err error) bool {
-	return anyOf(err, func(err error) bool {
-		e, ok := err.(*pq.Error) //nolint:errorlint // anyOf unwraps
-		return ok && e.Code == "53300"
+func (r RetryPolicy) withDefaults() RetryPolicy {
+	if r.MaxAttempts <= 0 {
+		r.MaxAttempts = 3
+	}
+	if r.BaseDelay <= 0 {
+		r.BaseDelay = time.Second
+	}
+	if r.Retryable == nil {
+		r.Retryable = Retryable
+	}
+	if r.Logger == nil {
+		r.Logger = slog.Default()
+	}
+	return r
+}
+
+// backoff makes go-retry's; again hears of each repetition.
+func (r RetryPolicy) backoff(again func(time.Duration)) retry.Backoff {
+	b := exponential(r.BaseDelay, r.MaxDelay, r.FullJitter)
+	b = retry.WithMaxRetries(uint64(r.MaxAttempts-1), b) //nolint:gosec // at least 1
+	return retry.BackoffFunc(func() (time.Duration, bool) {
+		delay, stop := b.Next()
+		if !stop {
+			again(delay)
+		}
+		return delay, stop
 	})
 }
 
-// anyOf asks an error and everything that it wraps, joined errors included:
-// with several hosts it is enough if one of them may come back.
-func anyOf(err error, is func(error) bool) bool {
-	for err != nil {
-		if is(err) {
-			return true
-		}
-		if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this is the unwrapping
-			for _, e := range many.Unwrap() {
-				if anyOf(e, is) {
-					return true
-				}
-			}
-			return false
-		}
-		err = errors.Unwrap(err)
+func exponential(base, limit time.Duration, jitter bool) retry.Backoff {
+	b := retry.NewExponential(base)
+	if limit > 0 {
+		b = retry.WithCappedDuration(limit, b)
+	}
+	if jitter {
+		b = retry.WithFullJitter(b)
+	}
+	return b
+}
+
+// Retryable says whether doing the whole thing again is safe and may help. It
+// judges by type and SQLSTATE, never by a message's text:
+//
+//   - yes: a connection that could not be opened for a reason that can pass, a
+//     [ConnLostError] (nothing was done), a [PoolTimeoutError], a transaction
+//     that the server rolled back as a serialization failure (40001) or a
+//     deadlock (40P01);
+//   - no: an [OutcomeUnknownError] (it may have been done), a context that has
+//     ended, statement_timeout and lock_timeout (again would add to the load),
+//     [ErrClosed], and everything else.
+func Retryable(err error) bool {
+	var (
+		unknown *OutcomeUnknownError
+		lost    *ConnLostError
+		pool    *PoolTimeoutError
+		opening *connectError
+		answer  *pq.Error
+		op      *net.OpError
+	)
+	switch {
+	case err == nil, errors.As(err, &unknown), errors.Is(err, ErrClosed),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &opening):
+		return false
+	case errors.As(err, &lost):
+		return lost.Ctx == nil
+	case errors.As(err, &pool):
+		return pool.Ctx == nil
+	case errors.As(err, &opening):
+		return passing(err, true)
+	case errors.As(err, &answer):
+		return answer.Code == "40001" || answer.Code == "40P01" || passingState(string(answer.Code))
+	case errors.As(err, &op):
+		return op.Op == "dial" && passing(err, true)
 	}
 	return false
 }

@@ -2,8 +2,11 @@ package pgpooled
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -15,6 +18,13 @@ import (
 // lingerLimit bounds how long a discarded session keeps its slot while its
 // server process is still there.
 const lingerLimit = 2 * time.Second
+
+// A session that was idle for staleAfter is pinged before it is handed out; the
+// ping may take pingLimit.
+const (
+	staleAfter = 30 * time.Second
+	pingLimit  = time.Second
+)
 
 // sessionConn is what sqlmw's wrapped connection can do.
 type sessionConn interface {
@@ -52,7 +62,7 @@ type session struct {
 	taken      time.Time // when it was leased, in use only
 	lease      *lease    // who has it, in use only
 	epoch      uint64    // pool.epoch when it was opened
-	idleSince  time.Time // idle only
+	idleSince  time.Time // when it last came into the pool; read by its owner
 	prev, next *session  // pool.leased, in use only
 }
 
@@ -90,6 +100,11 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	base := o.opts.base
 	if base == nil {
 		cfg := o.cfg.PQ.Clone()
+		if before := o.opts.beforeConnect; before != nil {
+			if err := before(ctx, &cfg); err != nil {
+				return nil, fmt.Errorf("WithBeforeConnect: %w", err)
+			}
+		}
 		cfg.ConnectTimeout = 0 // the wire's deadline is absolute, lib/pq's is per host
 		c, err := pq.NewConnectorConfig(cfg)
 		if err != nil {
@@ -117,6 +132,13 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		s.gone = make(chan struct{})
 	}
 	s.conn = conn.(sessionConn)
+	s.intr.grace = lingerLimit // until it is measured
+	if after := o.opts.afterConnect; after != nil {
+		if err := s.setUp(ctx, after); err != nil {
+			s.abort()
+			return nil, fmt.Errorf("WithAfterConnect: %w", err)
+		}
+	}
 	if s.wire != nil {
 		if err := s.wire.SetDeadline(time.Time{}); err != nil {
 			s.abort()
@@ -127,20 +149,49 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// setUp runs the caller's own preparation of a session, as on a *sql.Conn.
+func (s *session) setUp(ctx context.Context, prepare func(context.Context, *sql.Conn) error) error {
+	db := sql.OpenDB(borrowed{s.conn})
+	defer db.Close()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := prepare(ctx, conn); err != nil {
+		return err
+	}
+	if why, ok := s.comeBack(); !ok {
+		return fmt.Errorf("the session is of no use afterwards: %s", why)
+	}
+	return nil
+}
+
+// borrowed lends a session's connection to a *sql.DB that must not close it.
+type borrowed struct{ sessionConn }
+
+func (b borrowed) Connect(context.Context) (driver.Conn, error) { return b, nil }
+func (b borrowed) Driver() driver.Driver                        { return nil }
+func (b borrowed) Close() error                                 { return nil }
+
 // connectError passes what the server answered and explains the rest.
 func (o *opener) connectError(ctx context.Context, err error, start time.Time) error {
-	var answer *pq.Error
 	if direct, ok := err.(*pq.Error); ok { //nolint:errorlint // the server's own answer passes as it is
 		return direct
 	}
-	if errors.As(err, &answer) {
-		return &connectError{cause: err, took: time.Since(start)}
-	}
 	e := &connectError{cause: err, took: time.Since(start)}
+	e.wrongServer = anyOf(err, func(err error) bool { return wrongServer[err.Error()] })
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || (o.cfg.ConnectTimeout > 0 && e.took >= o.cfg.ConnectTimeout) {
 		e.timeout = o.cfg.ConnectTimeout
 	}
 	return e
+}
+
+// wrongServer is what lib/pq says, untyped, of a server that does not have the
+// target_session_attrs: after a failover it may.
+var wrongServer = map[string]bool{
+	"session is read-only": true, "session is not read-only": true,
+	"server is in hot standby mode": true, "server is not in hot standby mode": true,
 }
 
 // check says why the session must not be handed out; nil = it is fine as far
@@ -153,6 +204,33 @@ func (s *session) check() error {
 		return s.wire.quiet()
 	}
 	return s.valid()
+}
+
+// stale says whether the session was idle for so long, by the wall clock, that
+// its socket may not know of its end: a machine that slept, or a load balancer
+// that forgot the connection.
+func (s *session) stale(now time.Time) bool {
+	return !s.idleSince.IsZero() && now.Round(0).Sub(s.idleSince.Round(0)) >= staleAfter
+}
+
+// ping makes a round trip of at most the given time.
+func (s *session) ping(limit time.Duration) error {
+	p, ok := s.base.(driver.Pinger)
+	if !ok {
+		return nil
+	}
+	if s.wire == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		return p.Ping(ctx)
+	}
+	if err := s.wire.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	if err := p.Ping(context.Background()); err != nil {
+		return err
+	}
+	return s.wire.SetDeadline(time.Time{})
 }
 
 func (s *session) valid() error {
@@ -239,9 +317,13 @@ func (d bareDriver) Open(string) (driver.Conn, error) {
 }
 func (d bareDriver) OpenConnector(string) (driver.Connector, error) { return d.c, nil }
 
-// outcomeUnknown counts a statement whose fate nobody knows.
-func (s *session) outcomeUnknown() {
-	if s.pool != nil {
-		s.pool.unknown.Add(1)
+// outcomeUnknown counts and logs a statement whose fate nobody knows.
+func (s *session) outcomeUnknown(err *OutcomeUnknownError) error {
+	if p := s.pool; p != nil {
+		p.mu.Lock()
+		p.counts.unknown++
+		p.logLocked(slog.LevelWarn, "pgpooled: outcome unknown", slog.String("op", err.Op), slog.String("cause", err.Cause.Error()))
+		p.mu.Unlock()
 	}
+	return err
 }

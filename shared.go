@@ -21,10 +21,11 @@ type sharedPool struct {
 }
 
 // attach makes a connector on a pool of its own, or on the one of its name.
-func attach(cfg *Config, o options) (*Connector, error) {
-	c := &Connector{cfg: cfg}
+func attach(op *opener) (*Connector, error) {
+	cfg, o := op.cfg, op.opts
+	c := &Connector{cfg: cfg, opener: op}
 	if cfg.PoolName == "" {
-		c.pool = openPool(cfg, o)
+		c.pool = openPool(op)
 		c.leave = c.pool.close
 		return c, nil
 	}
@@ -32,9 +33,10 @@ func attach(cfg *Config, o options) (*Connector, error) {
 	defer sharedPools.Unlock()
 	sp := sharedPools.byName[cfg.PoolName]
 	if sp == nil {
-		sp = &sharedPool{pool: openPool(cfg, o), dsn: cfg.FormatDSN(), opts: o}
+		sp = &sharedPool{pool: openPool(op), dsn: cfg.FormatDSN(), opts: o}
 		sharedPools.byName[cfg.PoolName] = sp
-	} else if sp.dsn != cfg.FormatDSN() || !same(sp.opts.dialer, o.dialer) || !same(sp.opts.base, o.base) {
+	} else if sp.dsn != cfg.FormatDSN() || !same(sp.opts.dialer, o.dialer) || !same(sp.opts.base, o.base) ||
+		o.beforeConnect != nil || o.afterConnect != nil {
 		return nil, errPoolName
 	}
 	sp.refs++

@@ -23,12 +23,18 @@ const (
 	closeReasons
 )
 
+func (r closeReason) String() string {
+	return [closeReasons]string{"its connection failed", "the server had closed it", "a context ended during a call",
+		"it is inside a transaction or has rows open", "max_idle_conns", "conn_max_idle_time", "conn_max_lifetime",
+		"the limit was lowered", "Refresh", "the pool was closed"}[r]
+}
+
 // counts are the pool's totals since it was opened; guarded by pool.mu.
 type counts struct {
 	acquires, waits, timeouts, cancelled int64
 	waitTime                             time.Duration
 	opens, openErrors                    int64
-	reclaimed, leaks                     int64
+	reclaimed, leaks, unknown            int64
 	peakInUse                            int
 	closed                               [closeReasons]int64
 }
@@ -92,7 +98,7 @@ func (p *pool) stats() Stats {
 		ClosedBroken: c.closed[closedBroken], ClosedDead: c.closed[closedDead], ClosedCancelled: c.closed[closedCancelled],
 		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
 		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh],
-		Reclaimed: c.reclaimed, Leaks: c.leaks, OutcomesUnknown: p.unknown.Load(),
+		Reclaimed: c.reclaimed, Leaks: c.leaks, OutcomesUnknown: c.unknown,
 	}
 }
 

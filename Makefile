@@ -1,0 +1,40 @@
+# Two commands to know: make demo, make test.
+
+PGPOOLED_STRESS ?= 5m
+FUZZTIME ?= 30s
+# RACE= switches the race detector off, for systems that have none.
+RACE ?= -race
+export FUZZTIME RACE
+
+.PHONY: help demo test lint postgres compiler stress fuzz docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+demo: postgres ## see the pool work on a throwaway PostgreSQL, in under a minute
+	cd cmd/pgpooled && go run . demo
+
+test: postgres compiler lint ## lint, then all tests of all modules with the race detector
+	@sh scripts/test.sh
+
+lint: ## gofmt, go vet for Linux, macOS, FreeBSD and Windows, staticcheck
+	@sh scripts/lint.sh
+
+postgres: ## install a PostgreSQL server with the system's package manager, if there is none
+	@sh scripts/install.sh postgres
+
+compiler: ## install a C compiler, which the race detector needs, if there is none
+	@sh scripts/install.sh compiler
+
+stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED_STRESS=5m)
+	PGPOOLED_STRESS=$(PGPOOLED_STRESS) go test $(RACE) -count=1 -timeout 3h -v -run Stress ./...
+
+fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
+	@sh scripts/fuzz.sh
+
+docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
+	go test -count=1 -timeout 5m -run TestParameters . -update
+
+clean: ## remove what the targets above built, and the cached test results
+	rm -rf bin
+	go clean -testcache

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/pgpooled/pgpooled"
+)
+
+// settings are the demo's flags.
+type settings struct {
+	users       int
+	limit       int // 0 = as the DSN has it
+	duration    time.Duration
+	poolTimeout time.Duration // 0 = as the DSN has it
+	restart     string        // how the server stops in the middle, "none" = not at all
+	dsn         string        // of a server that is there, "" = start one
+}
+
+const demoAbout = `usage: pgpooled demo [flags]
+
+Starts a throwaway PostgreSQL, opens it with sql.Open("pgpooled", dsn), lets many
+users read and write at the same time, restarts the server in the middle, and
+ends with a verdict on each success criterion. Exit status 1 if one is not met.
+
+With -dsn it uses a server that is there, which it does not restart, and creates
+two tables for the time being. Connect directly, not through a pooler: the
+sessions are counted in pg_stat_activity. PGPASSWORD keeps the password off the
+command line.
+
+flags:
+`
+
+func parseDemo(args []string, errOut io.Writer) (settings, error) {
+	var s settings
+	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
+	fs.SetOutput(errOut)
+	fs.IntVar(&s.users, "users", 50, "concurrent `users`")
+	fs.IntVar(&s.limit, "limit", 10, "max_open_conns; with -dsn the DSN's own unless this is given")
+	fs.DurationVar(&s.duration, "duration", 20*time.Second, "how long the users work")
+	fs.DurationVar(&s.poolTimeout, "pool-timeout", 10*time.Second, "pool_timeout; with -dsn the DSN's own unless this is given")
+	fs.StringVar(&s.restart, "restart", "fast", "how the server stops in the middle: fast, immediate, kill or none")
+	fs.StringVar(&s.dsn, "dsn", "", "use this server instead of a throwaway one")
+	fs.Usage = func() {
+		fmt.Fprint(errOut, demoAbout)
+		fs.PrintDefaults()
+	}
+	if err := fs.Parse(args); err != nil {
+		return s, err
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	problem := ""
+	switch {
+	case fs.NArg() > 0:
+		problem = "demo takes flags only"
+	case s.users < 1:
+		problem = "-users must be at least 1"
+	case s.limit < 1 && (s.dsn == "" || given["limit"]):
+		problem = "-limit must be at least 1: without a limit there is nothing to check"
+	case s.duration < time.Second:
+		problem = "-duration must be at least 1s"
+	case s.poolTimeout <= 0:
+		problem = "-pool-timeout must be above 0"
+	case s.restart != "fast" && s.restart != "immediate" && s.restart != "kill" && s.restart != "none":
+		problem = "-restart must be fast, immediate, kill or none"
+	}
+	if problem != "" {
+		fmt.Fprintln(errOut, "pgpooled: "+problem)
+		return s, errors.New(problem)
+	}
+	if s.dsn != "" {
+		s.restart = "none"
+		if !given["limit"] {
+			s.limit = 0
+		}
+		if !given["pool-timeout"] {
+			s.poolTimeout = 0
+		}
+	}
+	return s, nil
+}
+
+func demo(ctx context.Context, args []string, out, errOut io.Writer) int {
+	s, err := parseDemo(args, errOut)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage
+	}
+	began := time.Now()
+	sc := &screen{w: out}
+	f, err := runDemo(ctx, s, sc)
+	switch {
+	case ctx.Err() != nil:
+		sc.printf("\ninterrupted, so there is no verdict; everything is stopped and removed")
+		if err != nil && !errors.Is(err, context.Canceled) {
+			sc.printf("but: %v", err)
+		}
+		return exitInterrupted
+	case err != nil:
+		fmt.Fprintf(errOut, "pgpooled: demo: %v\n", err)
+		return exitFailed
+	}
+	sc.printf("")
+	met := report(sc, f)
+	sc.printf("\nthe demo took %s", short(time.Since(began)))
+	if !met {
+		return exitFailed
+	}
+	return exitOK
+}
+
+// runDemo does the work and leaves nothing behind, whatever happens.
+func runDemo(ctx context.Context, s settings, sc *screen) (f *figures, err error) {
+	t, err := newTarget(ctx, s, sc)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+
+	// What pgpooled logs belongs among the demo's own events.
+	before := slog.Default()
+	slog.SetDefault(slog.New(eventLog{sc}))
+	defer slog.SetDefault(before)
+
+	f = &figures{limit: t.limit, users: s.users, length: s.duration}
+	f.leak.before = goroutines()
+	sc.printf("dsn         %s", t.shown)
+	cold := time.Now()
+	db, err := sql.Open(pgpooled.DriverName, t.dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	var version string
+	if err := db.QueryRowContext(ctx, "show server_version").Scan(&version); err != nil {
+		return nil, fmt.Errorf("the first question to the server: %w", err)
+	}
+	f.coldStart = time.Since(cold)
+	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(f.coldStart), version)
+
+	l := newLoad(db, t.name, s.users)
+	if err := l.createTables(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.drop(l.tables())) }()
+	work(ctx, s, sc, t, l, f)
+	if ctx.Err() == nil {
+		f.take(l)
+		f.truth, err = l.compare(ctx, t.count)
+	}
+	f.pool, _ = pgpooled.StatsOf(db)
+	closing := time.Now()
+	f.leak.closeErr = db.Close()
+	f.leak.closeTook = time.Since(closing)
+	if ctx.Err() == nil {
+		f.leak.look(ctx, t)
+	}
+	return f, err
+}
+
+// work runs the users with everything that watches them and returns when all
+// of it has ended.
+func work(ctx context.Context, s settings, sc *screen, t *target, l *load, f *figures) {
+	sc.printf("load        %d users for %s: reads, writes and transactions, each checked\n", s.users, s.duration)
+	watched, done := context.WithCancel(ctx)
+	w := &watch{sc: sc, target: t, load: l}
+	sc.begin()
+	stopWatching := w.start(watched)
+	restarted := make(chan struct{})
+	go func() {
+		defer close(restarted)
+		if s.restart == "none" || !sleep(ctx, s.duration/2) {
+			return
+		}
+		f.restart = restart(ctx, s.restart, sc, t, l)
+	}()
+	l.run(ctx, s.duration)
+	<-restarted
+	done()
+	stopWatching()
+	w.figures(f)
+}
+
+// restart stops the server and starts it again under the users' hands.
+func restart(ctx context.Context, mode string, sc *screen, t *target, l *load) *restartFigures {
+	r := &restartFigures{mode: mode}
+	down := l.outage.begin()
+	sc.event("restart: the server is told to stop (%s)", mode)
+	r.err = t.server.Down(mode)
+	if r.err == nil {
+		r.err = t.server.Up(ctx)
+	}
+	if r.err != nil {
+		sc.event("restart: %v", r.err)
+		return r
+	}
+	up := l.outage.serverUp()
+	r.away = up.Sub(down)
+	sc.event("restart: the server takes connections again, after %s", short(r.away))
+	limit := time.NewTimer(recoveryLimit)
+	defer limit.Stop()
+	select {
+	case <-l.outage.over:
+		r.recovered = true
+		r.firstAfter = l.outage.end().Sub(up)
+		sc.event("restart: first success %s later", short(r.firstAfter))
+	case <-limit.C:
+		sc.event("restart: no success within %s", recoveryLimit)
+	case <-ctx.Done():
+	}
+	return r
+}
+
+// sleep returns false if the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

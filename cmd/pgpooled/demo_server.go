@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	_ "github.com/lib/pq" // counts and checks: independent of what it judges
+
+	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/internal/pgtest"
+)
+
+// target is the server that the demo runs against.
+type target struct {
+	server *pgtest.Server // nil with -dsn
+	dsn    string         // for sql.Open
+	shown  string         // the same without secrets
+	name   string         // application_name of the pool's sessions, and of the tables
+	limit  int
+	count  *sql.DB // plain lib/pq, for the server's own counts and the truth
+}
+
+func newTarget(ctx context.Context, s settings, sc *screen) (*target, error) {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	t := &target{name: "pgpooled_demo_" + hex.EncodeToString(b[:])}
+	if s.dsn != "" {
+		return t, t.useServer(ctx, s, sc)
+	}
+	return t, t.startServer(ctx, s, sc)
+}
+
+// startServer starts a throwaway server that asks for a password, so that
+// there is a secret to keep.
+func (t *target) startServer(ctx context.Context, s settings, sc *screen) error {
+	// The variables of libpq are about somebody else's server.
+	for _, kv := range os.Environ() {
+		if key, _, _ := strings.Cut(kv, "="); strings.HasPrefix(key, "PG") && !strings.HasPrefix(key, "PGPOOLED_") {
+			_ = os.Unsetenv(key)
+		}
+	}
+	began := time.Now()
+	password := rand.Text()
+	server, err := pgtest.Start(ctx, pgtest.Options{Password: password, MaxConnections: s.limit + 20})
+	if err != nil {
+		return err
+	}
+	t.server, t.limit, t.count = server, s.limit, server.Admin()
+	own := []string{
+		"application_name", t.name,
+		"max_open_conns", strconv.Itoa(s.limit),
+		"pool_timeout", s.poolTimeout.String(),
+	}
+	t.dsn = server.URL(own...)
+	t.shown = server.URL(append(own, "password", "xxxxx")...)
+	sc.printf("server      a throwaway PostgreSQL at %s, started in %s", server.Addr(), short(time.Since(began)))
+	return nil
+}
+
+func (t *target) useServer(ctx context.Context, s settings, sc *screen) error {
+	cfg, err := pgpooled.ParseDSN(s.dsn)
+	if err != nil {
+		return err
+	}
+	cfg.PQ.ApplicationName = t.name
+	if s.limit > 0 {
+		cfg.MaxOpenConns = s.limit
+	}
+	if s.poolTimeout > 0 {
+		cfg.PoolTimeout = s.poolTimeout
+	}
+	if cfg.MaxOpenConns == 0 {
+		return errors.New("the DSN sets no limit, so there is nothing to check: give -limit")
+	}
+	t.limit, t.dsn = cfg.MaxOpenConns, cfg.FormatDSN()
+	t.shown = fmt.Sprintf("%s (max_open_conns %d, pool_timeout %s)", cfg, cfg.MaxOpenConns, cfg.PoolTimeout)
+	counter := cfg.Clone()
+	counter.PQ.ApplicationName = t.name + "_count"
+	if t.count, err = sql.Open("postgres", counter.PlainDSN()); err != nil {
+		return errors.New("lib/pq does not take the DSN") // its error may quote the DSN
+	}
+	t.count.SetMaxOpenConns(1)
+	sc.printf("server      the one of -dsn; a server that others use is not restarted")
+	if _, err := t.sessions(ctx); err != nil {
+		return errors.Join(fmt.Errorf("counting sessions: %w", err), t.count.Close())
+	}
+	return nil
+}
+
+// sessions is how many the pool has by the server's own count.
+func (t *target) sessions(ctx context.Context) (n int, err error) {
+	err = t.count.QueryRowContext(ctx, "select count(*) from pg_stat_activity where application_name = $1", t.name).Scan(&n)
+	return n, err
+}
+
+// drop removes the tables from a server that stays, interrupted or not.
+func (t *target) drop(tables []string) error {
+	if t.server != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	if _, err := t.count.ExecContext(ctx, "drop table if exists "+strings.Join(tables, ", ")); err != nil {
+		return fmt.Errorf("the demo's tables %s are still there: %w", strings.Join(tables, ", "), err)
+	}
+	return nil
+}
+
+// stop stops what newTarget started.
+func (t *target) stop() error {
+	if t.server != nil {
+		return t.server.Stop()
+	}
+	return t.count.Close()
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// screen prints whole lines, from any goroutine.
+type screen struct {
+	mu    sync.Mutex // guards the rest
+	w     io.Writer
+	start time.Time // zero = events have no time yet
+}
+
+func (s *screen) begin() {
+	s.mu.Lock()
+	s.start = time.Now()
+	s.mu.Unlock()
+}
+
+func (s *screen) printf(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(s.w, format+"\n", args...)
+}
+
+// event prints something that happened among the figures.
+func (s *screen) event(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := "--"
+	if !s.start.IsZero() {
+		at = fmt.Sprintf("-- %.2fs", time.Since(s.start).Seconds())
+	}
+	fmt.Fprintf(s.w, "%-10s "+format+"\n", append([]any{at}, args...)...)
+}
+
+// eventLog is a slog handler that shows what an application would find in its
+// log.
+type eventLog struct{ sc *screen }
+
+func (eventLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+
+func (h eventLog) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "pool" {
+			fmt.Fprintf(&b, " %s=%q", a.Key, a.Value.String())
+		}
+		return true
+	})
+	h.sc.event("log: %s %s%s", r.Level, r.Message, b.String())
+	return nil
+}
+
+func (h eventLog) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h eventLog) WithGroup(string) slog.Handler      { return h }
+
+// short is a duration with three digits or so.
+func short(d time.Duration) string {
+	for unit := time.Nanosecond; unit < time.Hour; unit *= 10 {
+		if d < 1000*unit {
+			return d.Round(unit).String()
+		}
+	}
+	return d.Round(time.Minute).String()
+}
+
+// grouped is a number with commas.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
