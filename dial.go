@@ -98,12 +98,12 @@ func (p *pool) dial() {
 		epoch := p.epoch
 		p.mu.Unlock()
 		s, err := p.open(p.ctx)
-		var delay time.Duration
 		if err == nil {
 			s.epoch = epoch
 			p.opened(s)
 			return
 		}
+		var delay time.Duration
 		if mine, delay = p.dialFailed(err, began, mine); mine == nil {
 			return
 		}
@@ -112,12 +112,28 @@ func (p *pool) dial() {
 		case <-timer.C:
 		case <-p.ctx.Done():
 			timer.Stop()
-			p.mu.Lock()
-			p.opening--
-			p.mu.Unlock()
+		}
+		if !p.resume(mine) {
 			return
 		}
 	}
+}
+
+// resume takes a slot for the probe, which has none while it sleeps, unless
+// somebody else has reached the server meanwhile or the limit leaves no room:
+// then there is somebody who will come back.
+func (p *pool) resume(mine *probe) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.outage.probe != mine {
+		return false
+	}
+	if p.overLimitLocked() {
+		p.outage.probe = nil
+		return false
+	}
+	p.opening++
+	return true
 }
 
 // opened takes a new session into the pool. The first one after an outage lets
@@ -138,7 +154,7 @@ func (p *pool) opened(s *session) {
 		p.retireLocked(s, closedPool)
 	case s.epoch != p.epoch:
 		p.retireLocked(s, closedRefresh)
-	case p.overLimitLocked():
+	case p.excessLocked():
 		p.retireLocked(s, closedLimit)
 	case !p.deliverLocked(s, now):
 		p.retireLocked(s, closedMaxIdle)
@@ -154,8 +170,8 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.openErrors++
+	p.opening--
 	if p.closed {
-		p.opening--
 		return nil, 0
 	}
 	p.outage.last = err
@@ -167,28 +183,25 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 		}
 		p.outage.since = time.Time{}
 		p.outage.cool = now.Add(policy.maxDelay)
-		p.wakeByLocked(p.outage.cool)
-		p.opening--
 		p.refuseLocked(err)
 		p.growLocked()
 		return nil, 0
 	}
-	p.outage.failed++
 	held := p.leased.n + len(p.idle)
 	if p.outage.since.IsZero() && !p.outage.answer.After(began) && (held == 0 || !isServerFull(err)) {
 		p.outage.since = began
 		p.logLocked(slog.LevelWarn, "pgpooled: the server cannot be reached", slog.String("error", err.Error()))
 	}
+	if other := p.outage.probe; other != nil && other != mine {
+		return nil, 0
+	}
+	p.outage.failed++
 	if n := policy.maxAttempts; n > 0 && p.outage.failed >= n {
 		p.outage.failed = 0
 		p.failAllLocked(&AttemptsError{Attempts: n, Err: err})
 	}
-	idle := p.waiters.n == 0 && p.coldLocked() == 0 && now.Sub(p.outage.interest) > interestLimit
-	if other := p.outage.probe; other != nil && other != mine || idle {
-		if idle {
-			p.outage.probe, p.outage.since = nil, time.Time{}
-		}
-		p.opening--
+	if p.waiters.n == 0 && p.coldLocked() == 0 && now.Sub(p.outage.interest) > interestLimit {
+		p.outage.probe, p.outage.since = nil, time.Time{}
 		return nil, 0
 	}
 	if mine == nil {

@@ -42,7 +42,7 @@ type Config struct {
 	// PQ is what lib/pq gets: hosts, user, password, TLS and the run-time
 	// parameters for the server. Its ConnectTimeout is always zero, since the
 	// ConnectTimeout below rules, and Runtime never holds a key of pgpooled.
-	PQ pq.Config
+	PQ pq.Config `json:"-"`
 
 	MaxOpenConns int // most server sessions at a time; 0 = no limit, default 10
 	MaxIdleConns int // more idle ones are closed; -1 = as MaxOpenConns (default), 0 = keep none

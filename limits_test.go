@@ -205,7 +205,7 @@ func TestWarmSessionsAreOpenedInTheBackgroundAndIdleOnesExpire(t *testing.T) {
 		n, err := server.CountSessions(testContext(t), name)
 		return err == nil && n == 3
 	})
-	mustExec(t, server.Admin(), "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", name)
+	mustExec(t, server.Admin(), "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1", name)
 	if err := db.Ping(); err != nil {
 		t.Errorf("a dead session was handed out: %v", err)
 	}

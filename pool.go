@@ -54,6 +54,7 @@ type pool struct {
 	counts  counts
 	watched bool      // upkeep already looks after the waiters
 	next    time.Time // when upkeep looks again, zero = when poked
+	tending bool      // upkeep is at it
 	spare   *waiter   // waiters to use again, linked by next
 	spares  int
 	events  []event // to be logged by upkeep
@@ -115,8 +116,12 @@ func (p *pool) usable(ctx context.Context, s *session, start time.Time) bool {
 	if d, ok := ctx.Deadline(); ok {
 		limit = min(limit, d.Sub(now))
 	}
-	if s.ping(limit) == nil {
+	err := s.ping(limit)
+	if err == nil {
 		return true
+	}
+	if limit < pingLimit && isTimeout(err) {
+		return false // the caller was in a hurry: that says nothing of the others
 	}
 	p.mu.Lock()
 	for i := len(p.idle) - 1; i >= 0; i-- {
@@ -144,7 +149,10 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 		s := p.idle[n-1]
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
-		p.lendLocked(s, l, start)
+		p.lendLocked(s, l, time.Now())
+		if p.limits.minIdle > 0 {
+			p.growLocked()
+		}
 		p.mu.Unlock()
 		return s, nil
 	}
@@ -215,6 +223,9 @@ func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 	p.leased.push(s)
 	p.counts.acquires++
 	p.counts.peakInUse = max(p.counts.peakInUse, p.leased.n)
+	if p.waiters.n > 0 {
+		p.watchLocked(now)
+	}
 	if after := p.limits.leakAfter; after > 0 {
 		p.wakeByLocked(now.Add(after))
 	}
@@ -258,7 +269,7 @@ func (p *pool) release(s *session) {
 		why, ok = closedPool, false
 	case s.epoch != p.epoch:
 		why, ok = closedRefresh, false
-	case p.overLimitLocked():
+	case p.excessLocked():
 		why, ok = closedLimit, false
 	case p.expiredLocked(s, now):
 		why, ok = closedLifetime, false
@@ -320,6 +331,12 @@ func (p *pool) numOpenLocked() int { return len(p.idle) + p.leased.n + p.opening
 
 func (p *pool) overLimitLocked() bool {
 	return p.limits.maxOpen > 0 && p.numOpenLocked() >= p.limits.maxOpen
+}
+
+// excessLocked says whether a session that is in nobody's hands is one too many.
+// Those that are being closed already make room by themselves.
+func (p *pool) excessLocked() bool {
+	return p.limits.maxOpen > 0 && p.numOpenLocked()-p.closing >= p.limits.maxOpen
 }
 
 func (p *pool) maxIdleLocked() int {

@@ -2,7 +2,6 @@ package pgpooled
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,25 +18,28 @@ import (
 var (
 	errRefused  = fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
 	errPassword = &pq.Error{Code: "28P01", Message: "password authentication failed"}
+	errDead     = errors.New("the session is dead")
 	errFull     = &pq.Error{Code: "53300", Message: "sorry, too many clients already"}
 )
 
 // fakeServer opens fake sessions for one pool and watches what becomes of them.
 type fakeServer struct {
-	mu       sync.Mutex
-	limit    int                                    // no dial may make more sessions than this exist; 0 = not watched
-	dial     func(ctx context.Context, n int) error // nil = succeeds at once; n counts from 1
-	prepare  func(c *fakeConn)                      // what is special about the next sessions
-	closing  func(c *fakeConn)                      // how long closing takes; nil = no time
-	conns    []*fakeConn                            // all that were ever opened
-	dials    int                                    // begun
-	dialling int                                    // under way
-	together int                                    // most dials under way at a time
-	exist    int                                    // sessions that exist, the ones being dialled included
-	most     int                                    // most that existed at a time
-	shut     bool                                   // sessions in use may be cut
-	found    []string                               // what must not have happened
-	checked  int                                    // how often a dead session was noticed
+	mu        sync.Mutex
+	limit     int                                    // no dial may make more sessions than this exist; 0 = not watched
+	dial      func(ctx context.Context, n int) error // nil = succeeds at once; n counts from 1
+	prepare   func(c *fakeConn)                      // what is special about the next sessions
+	closing   func(c *fakeConn)                      // how long closing takes; nil = no time
+	conns     []*fakeConn                            // all that were ever opened
+	dials     int                                    // begun
+	dialling  int                                    // under way
+	together  int                                    // most dials under way at a time
+	exist     int                                    // sessions that exist, the ones being dialled included
+	most      int                                    // most that existed at a time
+	pings     int                                    // calls that ran
+	pingTakes time.Duration                          // set before the pool is used
+	shut      bool                                   // sessions in use may be cut
+	found     []string                               // what must not have happened
+	checked   int                                    // how often a dead session was noticed
 }
 
 func (f *fakeServer) faultLocked(format string, args ...any) {
@@ -71,6 +73,9 @@ func (f *fakeServer) hang(d time.Duration) {
 }
 
 func pause(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -128,7 +133,8 @@ type fakeConn struct {
 	owner       *lease // who uses it
 	busy        bool   // a call is under way
 	closed      bool
-	answers     int // how many more times IsValid is true, -1 = always
+	mute        bool // looks alive, but does not answer
+	answers     int  // how many more times IsValid is true, -1 = always
 }
 
 func (c *fakeConn) IsValid() bool {
@@ -157,6 +163,9 @@ func (c *fakeConn) Close() error {
 	}
 	c.closed = true
 	closing := c.f.closing
+	if c.f.shut {
+		closing = nil // cut
+	}
 	c.f.mu.Unlock()
 	if closing != nil {
 		closing(c)
@@ -165,20 +174,21 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-func (c *fakeConn) Ping(context.Context) error {
+func (c *fakeConn) Ping(ctx context.Context) error {
 	c.f.mu.Lock()
+	c.f.pings++
 	if c.busy {
 		c.f.faultLocked("session %d runs two calls at a time", c.id)
 	}
-	if c.closed {
+	if c.closed || c.mute || c.answers == 0 {
 		c.f.mu.Unlock()
-		return driver.ErrBadConn
+		return errDead
 	}
 	c.busy = true
 	c.f.mu.Unlock()
-	c.s.intr.used = true // without a lock: the race detector looks as well
+	err := pause(ctx, c.f.pingTakes)
 	c.f.set(func() { c.busy = false })
-	return nil
+	return err
 }
 
 // work runs a call on a lease, which makes it a used one.
@@ -197,6 +207,7 @@ func (f *fakeServer) work(ctx context.Context, l *lease) error {
 		}
 		c.owner = l
 	})
+	s.intr.used = true // without a lock: the race detector looks as well
 	return c.Ping(ctx)
 }
 

@@ -1,6 +1,7 @@
 package pgpooled
 
 import (
+	"context"
 	"runtime"
 	"strings"
 	"testing"
@@ -238,6 +239,59 @@ func TestAnOutageIsLoggedOnceWhenItBeginsAndWhenItEnds(t *testing.T) {
 		_ = p.close(0)
 		if closed := j.with("INFO pgpooled: pool closed"); len(closed) != 1 {
 			t.Errorf("%q", closed)
+		}
+	})
+}
+
+func TestASessionIdleForLongIsPingedAndTheOthersGoWithAFailedOne(t *testing.T) {
+	t.Parallel()
+	bubble(t, lim(5), func(t *testing.T, p *pool, srv *fakeServer) {
+		ls := leases(t, p, srv, 5)
+		for _, l := range ls[:4] {
+			srv.give(l)
+		}
+		time.Sleep(staleAfter)
+		srv.give(ls[4])
+		n := srv.pings
+		fresh := take(t, p)
+		if srv.pings != n {
+			t.Error("a session that was in use just now was pinged")
+		}
+		stale := take(t, p)
+		if srv.pings != n+1 || srv.begun() != 5 {
+			t.Errorf("%d pings, %d dials", srv.pings-n, srv.begun())
+		}
+		for _, c := range srv.conns {
+			if c != conn(fresh) && c != conn(stale) {
+				srv.set(func() { c.mute = true })
+			}
+		}
+		last := take(t, p)
+		synctest.Wait()
+		if s := p.stats(); srv.pings != n+2 || s.ClosedDead != 3 || s.Opens != 6 {
+			t.Errorf("%d pings, %+v", srv.pings-n, s)
+		}
+		srv.give(fresh)
+		srv.give(stale)
+		srv.give(last)
+	})
+}
+
+// A ping that a caller's short deadline ended says nothing of the server.
+func TestACallerInAHurryDoesNotCostThePoolItsIdleSessions(t *testing.T) {
+	t.Parallel()
+	bubble(t, lim(5), func(t *testing.T, p *pool, srv *fakeServer) {
+		srv.pingTakes = 10 * time.Millisecond
+		for _, l := range leases(t, p, srv, 5) {
+			srv.give(l)
+		}
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := p.newLease(ctx)
+		synctest.Wait()
+		if s := p.stats(); s.Idle < 4 {
+			t.Errorf("%v, and %d of 5 idle sessions are left", err, s.Idle)
 		}
 	})
 }

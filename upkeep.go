@@ -23,11 +23,12 @@ func (p *pool) upkeep() {
 		}
 		now := time.Now()
 		p.mu.Lock()
-		p.next = time.Time{}
+		p.next, p.tending = time.Time{}, true
 		p.expireLocked(now)
 		p.growLocked()
 		p.reclaimLocked(now)
 		p.leaksLocked(now)
+		p.tending = false
 		next := p.next
 		p.mu.Unlock()
 		p.flushLogs()
@@ -53,7 +54,9 @@ func (p *pool) wakeByLocked(t time.Time) {
 		return
 	}
 	p.next = t
-	p.poke()
+	if !p.tending { // upkeep itself only has to note it
+		p.poke()
+	}
 }
 
 // idleUntilLocked is when an idle session has to go, zero = it may stay.

@@ -20,6 +20,7 @@ type settings struct {
 	duration    time.Duration
 	poolTimeout time.Duration // 0 = as the DSN has it
 	restart     string        // how the server stops in the middle, "none" = not at all
+	away        time.Duration // how long it stays away
 	dsn         string        // of a server that is there, "" = start one
 }
 
@@ -46,6 +47,7 @@ func parseDemo(args []string, errOut io.Writer) (settings, error) {
 	fs.DurationVar(&s.duration, "duration", 20*time.Second, "how long the users work")
 	fs.DurationVar(&s.poolTimeout, "pool-timeout", 10*time.Second, "pool_timeout; with -dsn the DSN's own unless this is given")
 	fs.StringVar(&s.restart, "restart", "fast", "how the server stops in the middle: fast, immediate, kill or none")
+	fs.DurationVar(&s.away, "away", time.Second, "how long it stays away then")
 	fs.StringVar(&s.dsn, "dsn", "", "use this server instead of a throwaway one")
 	fs.Usage = func() {
 		fmt.Fprint(errOut, demoAbout)
@@ -68,6 +70,8 @@ func parseDemo(args []string, errOut io.Writer) (settings, error) {
 		problem = "-duration must be at least 1s"
 	case s.poolTimeout <= 0:
 		problem = "-pool-timeout must be above 0"
+	case s.away < 0:
+		problem = "-away must not be negative"
 	case s.restart != "fast" && s.restart != "immediate" && s.restart != "kill" && s.restart != "none":
 		problem = "-restart must be fast, immediate, kill or none"
 	}
@@ -118,12 +122,16 @@ func demo(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return exitOK
 }
 
-// runDemo does the work and leaves nothing behind, whatever happens.
-func runDemo(ctx context.Context, s settings, sc *screen) (f *figures, err error) {
+func runDemo(ctx context.Context, s settings, sc *screen) (*figures, error) {
 	t, err := newTarget(ctx, s, sc)
 	if err != nil {
 		return nil, err
 	}
+	return runOn(ctx, s, sc, t)
+}
+
+// runOn does the work and leaves nothing behind, whatever happens.
+func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, err error) {
 	defer func() { err = errors.Join(err, t.stop()) }()
 
 	// What pgpooled logs belongs among the demo's own events.
@@ -148,10 +156,10 @@ func runDemo(ctx context.Context, s settings, sc *screen) (f *figures, err error
 	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(f.coldStart), version)
 
 	l := newLoad(db, t.name, s.users)
+	defer func() { err = errors.Join(err, t.drop(l.tables())) }()
 	if err := l.createTables(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, t.drop(l.tables())) }()
 	work(ctx, s, sc, t, l, f)
 	if ctx.Err() == nil {
 		f.take(l)
@@ -181,7 +189,7 @@ func work(ctx context.Context, s settings, sc *screen, t *target, l *load, f *fi
 		if s.restart == "none" || !sleep(ctx, s.duration/2) {
 			return
 		}
-		f.restart = restart(ctx, s.restart, sc, t, l)
+		f.restart = restart(ctx, s, sc, t, l)
 	}()
 	l.run(ctx, s.duration)
 	<-restarted
@@ -191,12 +199,14 @@ func work(ctx context.Context, s settings, sc *screen, t *target, l *load, f *fi
 }
 
 // restart stops the server and starts it again under the users' hands.
-func restart(ctx context.Context, mode string, sc *screen, t *target, l *load) *restartFigures {
-	r := &restartFigures{mode: mode}
+func restart(ctx context.Context, s settings, sc *screen, t *target, l *load) *restartFigures {
+	r := &restartFigures{mode: s.restart}
+	before := t.server.Pid()
 	down := l.outage.begin()
-	sc.event("restart: the server is told to stop (%s)", mode)
-	r.err = t.server.Down(mode)
-	if r.err == nil {
+	sc.event("restart: the server (process %d) is told to stop (%s)", before, s.restart)
+	if r.err = t.server.Down(s.restart); r.err == nil {
+		sc.event("restart: it is gone, and stays away for %s", s.away)
+		sleep(ctx, s.away)
 		r.err = t.server.Up(ctx)
 	}
 	if r.err != nil {
@@ -205,14 +215,14 @@ func restart(ctx context.Context, mode string, sc *screen, t *target, l *load) *
 	}
 	up := l.outage.serverUp()
 	r.away = up.Sub(down)
-	sc.event("restart: the server takes connections again, after %s", short(r.away))
+	sc.event("restart: a new one (process %d) takes connections, %s later", t.server.Pid(), short(r.away))
 	limit := time.NewTimer(recoveryLimit)
 	defer limit.Stop()
 	select {
 	case <-l.outage.over:
 		r.recovered = true
 		r.firstAfter = l.outage.end().Sub(up)
-		sc.event("restart: first success %s later", short(r.firstAfter))
+		sc.event("restart: first call that succeeded: %s after that", short(r.firstAfter))
 	case <-limit.C:
 		sc.event("restart: no success within %s", recoveryLimit)
 	case <-ctx.Done():

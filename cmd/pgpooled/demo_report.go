@@ -24,6 +24,7 @@ type figures struct {
 	leak         leakFigures
 	truth        truth
 	pool         pgpooled.Stats // at the end of the load
+	stall        time.Duration  // longest pause of this process
 }
 
 // sessionFigures are the server's own counts of the pool's sessions.
@@ -235,9 +236,14 @@ func report(sc *screen, f *figures) bool {
 		}
 		sc.printf("%7s  %s: %s%s\n         e.g. %s", grouped(x.n), x.op, x.what, when, x.example)
 	}
-	sc.printf("pool: %d sessions opened, %d attempts failed, closed %d broken and %d found dead; most in use %d; %s waits, %s each on average\n",
-		f.pool.Opens, f.pool.OpenErrors, f.pool.ClosedBroken, f.pool.ClosedDead, f.pool.PeakInUse,
-		grouped(f.pool.Waits), short(f.pool.WaitTime/time.Duration(max(f.pool.Waits, 1))))
+	p := f.pool
+	sc.printf("pool: %d sessions opened, %d attempts failed; closed: %d broken, %d dead when looked at, %d cancelled; most in use %d; %s waits of %s on average",
+		p.Opens, p.OpenErrors, p.ClosedBroken, p.ClosedDead, p.ClosedCancelled, p.PeakInUse,
+		grouped(p.Waits), short(p.WaitTime/time.Duration(max(p.Waits, 1))))
+	if n := sc.hidden(); n > 0 {
+		sc.printf("log: %d more lines, of kinds that are shown above", n)
+	}
+	sc.printf("machine: this process had to wait for the processor for up to %s\n", short(f.stall))
 	all := true
 	for _, v := range f.verdicts() {
 		word := "PASS"

@@ -15,6 +15,8 @@ const (
 	healthEvery   = 200 * time.Millisecond
 	healthLimit   = 2 * time.Second
 	linesEvery    = time.Second
+	stallEvery    = 20 * time.Millisecond
+	stallLimit    = 500 * time.Millisecond // longer ones are shown
 	settleLimit   = 2 * time.Second
 	recoveryLimit = 10 * time.Second
 )
@@ -80,6 +82,7 @@ type watch struct {
 	lately     int // most sessions since the last line, -1 = none counted
 	health     healthFigures
 	lastHealth string
+	stall      time.Duration
 }
 
 // start begins to watch; the function that it returns waits until all of it has
@@ -90,6 +93,8 @@ func (w *watch) start(ctx context.Context) (wait func()) {
 	wg.Go(func() { every(ctx, sessionsEvery, w.countSessions) })
 	wg.Go(func() { every(ctx, healthEvery, w.checkHealth) })
 	wg.Go(func() { w.lines(ctx) })
+	last := time.Now()
+	wg.Go(func() { every(ctx, stallEvery, func(context.Context) { last = w.noticeStall(last) }) })
 	return wg.Wait
 }
 
@@ -140,8 +145,11 @@ func (w *watch) checkHealth(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lastHealth = "ok " + short(h.Latency)
-	if !h.Healthy {
+	switch {
+	case !h.Healthy:
 		w.lastHealth = "NOT OK"
+	case h.Saturated:
+		w.lastHealth += " (saturated)"
 	}
 	if inOutage {
 		w.health.inOutage++
@@ -158,6 +166,20 @@ func (w *watch) checkHealth(ctx context.Context) {
 	w.health.healthy++
 	w.health.slowest = max(w.health.slowest, h.Latency)
 	w.pings.add(h.Latency)
+}
+
+// noticeStall looks for pauses of this process: they are the machine's, not the
+// pool's, and explain figures that are out of the ordinary.
+func (w *watch) noticeStall(last time.Time) time.Time {
+	now := time.Now()
+	stall := now.Sub(last) - stallEvery
+	w.mu.Lock()
+	w.stall = max(w.stall, stall)
+	w.mu.Unlock()
+	if stall > stallLimit {
+		w.sc.event("the machine gave this process no time for %s", short(stall))
+	}
+	return now
 }
 
 // lines prints one line each second. The columns from "in use" on are the
@@ -198,7 +220,7 @@ func (w *watch) lines(ctx context.Context) {
 func (w *watch) figures(f *figures) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f.sessions, f.health = w.sessions, w.health
+	f.sessions, f.health, f.stall = w.sessions, w.health, w.stall
 	f.health.median = w.pings.counts().quantile(0.5)
 }
 

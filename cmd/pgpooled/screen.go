@@ -16,6 +16,9 @@ type screen struct {
 	mu    sync.Mutex // guards the rest
 	w     io.Writer
 	start time.Time // zero = events have no time yet
+
+	logged   map[string]time.Time // when a message was last printed
+	unlogged int
 }
 
 func (s *screen) begin() {
@@ -41,6 +44,31 @@ func (s *screen) event(format string, args ...any) {
 	fmt.Fprintf(s.w, "%-10s "+format+"\n", append([]any{at}, args...)...)
 }
 
+// logLine prints a log line; of those with one message, one a second.
+func (s *screen) logLine(message, line string) {
+	s.mu.Lock()
+	if s.logged == nil {
+		s.logged = map[string]time.Time{}
+	}
+	again := time.Since(s.logged[message]) < time.Second
+	if again {
+		s.unlogged++
+	} else {
+		s.logged[message] = time.Now()
+	}
+	s.mu.Unlock()
+	if !again {
+		s.event("%s", line)
+	}
+}
+
+// hidden is how many log lines were not printed.
+func (s *screen) hidden() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unlogged
+}
+
 // eventLog is a slog handler that shows what an application would find in its
 // log.
 type eventLog struct{ sc *screen }
@@ -55,7 +83,7 @@ func (h eventLog) Handle(_ context.Context, r slog.Record) error {
 		}
 		return true
 	})
-	h.sc.event("log: %s %s%s", r.Level, r.Message, b.String())
+	h.sc.logLine(r.Message, fmt.Sprintf("log: %s %s%s", r.Level, r.Message, b.String()))
 	return nil
 }
 
