@@ -77,7 +77,7 @@ func TestCloseCutsWhatDoesNotFinish(t *testing.T) {
 		}
 		running := make(chan error, 1)
 		go func() {
-			_, err := db.Exec("select pg_sleep(30)")
+			_, err := db.Exec("do $$ begin perform pg_sleep(30); end $$")
 			running <- err
 		}()
 		eventually(t, "the statement runs", func() bool { return stats(t, db).InUse == 1 })

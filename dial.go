@@ -26,9 +26,14 @@ type outage struct {
 // probe is the right to dial while dials fail: one goroutine at a time has it.
 type probe struct{ backoff retry.Backoff }
 
-// answeredLocked notes that a session works, which ends an outage.
-func (p *pool) answeredLocked(now time.Time) {
+// answeredLocked notes that a session works. That ends an outage, unless the
+// session was asked before the outage began: a server that shuts down still
+// answers what is under way.
+func (p *pool) answeredLocked(asked, now time.Time) {
 	p.outage.answer = now
+	if p.outage.since.After(asked) {
+		return
+	}
 	if age := p.outage.age(now); age > 0 {
 		p.logLocked(slog.LevelWarn, "pgpooled: the server is back", slog.Duration("outage", round(age)))
 	}
@@ -147,7 +152,7 @@ func (p *pool) opened(s *session) {
 	p.opening--
 	p.counts.opens++
 	s.pool = p
-	p.answeredLocked(now)
+	p.answeredLocked(now, now)
 	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool = nil, nil, 0, time.Time{}
 	switch {
 	case p.closed:

@@ -156,7 +156,7 @@ func (d *dialer) settle(ok bool) *wire {
 // a limit, so the limit is set here. From now on the session is doomed: a
 // cancel that arrives late would hit whoever has the session then.
 func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.Conn, error) {
-	d.s.doomed.Store(true)
+	d.s.cancel()
 	deadline := time.Now().Add(d.s.intr.grace)
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()

@@ -98,10 +98,9 @@ var params = []param{
 	},
 	{
 		key: "socket_timeout", from: "Prisma", bare: time.Second, def: "0", min: aMillisecond, max: aYear, zero: "off",
-		doc:     "The longest wait for the server's next bytes.",
-		field:   func(c *Config) any { return &c.SocketTimeout },
-		pending: func(c *Config) bool { return c.SocketTimeout > 0 },
-		notYet:  "Not in effect in this version yet.",
+		doc:    "The longest wait for the server's next bytes.",
+		field:  func(c *Config) any { return &c.SocketTimeout },
+		notYet: "Not in effect in this version yet.",
 	},
 	{
 		key: "cancel_grace", def: "0", min: aMillisecond, max: aDay, zero: "the larger of 500ms and 6 × the measured dial time",
@@ -140,10 +139,9 @@ var params = []param{
 	},
 	{
 		key: "retry_mode", def: "safe", values: []string{"off", "connect", "safe", "all"},
-		doc:     "off: nothing is repeated; connect: only opening a connection; safe: also what cannot have had an effect; all: every statement counts as idempotent.",
-		field:   func(c *Config) any { return &c.RetryMode },
-		pending: func(c *Config) bool { return c.RetryMode == RetryAll },
-		notYet:  "all is not in effect in this version yet.",
+		doc:    "off: nothing is repeated; connect: only opening a connection; safe: also what cannot have had an effect; all: every statement counts as idempotent.",
+		field:  func(c *Config) any { return &c.RetryMode },
+		notYet: "all is not in effect in this version yet.",
 	},
 	{
 		key: "retry_max_attempts", def: "0", max: 1000, zero: "as many as fit the time budget",

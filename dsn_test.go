@@ -139,7 +139,7 @@ func TestPastedDSNs(t *testing.T) {
 		"Prisma with all its keys": {
 			"postgresql://janedoe:mypassword@localhost:5432/mydb?schema=sample&connection_limit=5&pool_timeout=20&connect_timeout=15&socket_timeout=30&statement_cache_size=0&sslmode=prefer&sslaccept=accept_invalid_certs&application_name=shop&options=-c%20geqo%3Doff&max_connection_lifetime=600&max_idle_connection_lifetime=60&channel_binding=prefer\n",
 			want{"janedoe", "mypassword", "localhost", "mydb", 5432, "prefer",
-				"max_open_conns=5 conn_max_idle_time=1m conn_max_lifetime=10m pool_timeout=20s connect_timeout=15s socket_timeout=30s statement_cache_capacity=0 schema=sample", 1,
+				"max_open_conns=5 conn_max_idle_time=1m conn_max_lifetime=10m pool_timeout=20s connect_timeout=15s socket_timeout=30s statement_cache_capacity=0 schema=sample", 0,
 				func(c *Config) bool {
 					return c.PQ.Runtime["search_path"] == `"sample"` && c.PQ.Options == "-c geqo=off" && c.PQ.ApplicationName == "shop"
 				}},

@@ -128,7 +128,8 @@ type ConnLostError struct {
 	Cause error  // why the connection failed
 	Ctx   error  // the context's error if its end led here, else nil
 
-	repeatable bool
+	repeatable bool // database/sql may repeat it
+	read       bool // the lease may repeat it, if it was its first call
 }
 
 func (e *ConnLostError) Error() string {

@@ -42,7 +42,7 @@ func (g *guard) begin(ctx context.Context, s *session) {
 		if !g.armed || g.turn != turn {
 			return
 		}
-		s.doomed.Store(true)
+		s.cancel()
 		g.timer = time.AfterFunc(s.intr.grace, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()

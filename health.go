@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -54,16 +55,25 @@ func checkHealth(ctx context.Context, db *sql.DB, limit time.Duration) Health {
 	h := Health{Healthy: err == nil, Error: err}
 	var full *PoolTimeoutError
 	if errors.As(err, &full) && full.Limit > 0 && full.InUse >= full.Limit {
+		h = Health{Healthy: true, Saturated: true}
 		if !c.pool.answeredSince(start) {
-			err = c.opener.answers(ctx)
-		} else {
-			err = nil
+			if probe := c.opener.answers(ctx); probe != nil {
+				h = Health{Error: &healthError{pool: err, probe: probe}}
+			}
 		}
-		h = Health{Healthy: err == nil, Saturated: err == nil, Error: err}
 	}
 	h.Latency, h.Pool = time.Since(start), c.Stats()
 	return h
 }
+
+// healthError is why a busy pool does not count as healthy.
+type healthError struct{ pool, probe error }
+
+func (e *healthError) Error() string {
+	return fmt.Sprintf("%v; nor did the server answer on a socket of its own: %v", e.pool, e.probe)
+}
+
+func (e *healthError) Unwrap() []error { return []error{e.pool, e.probe} }
 
 // ping makes a round trip through the pool. Waiting for a session may take half
 // of the context's time, so that there is some left to find out why there was

@@ -42,6 +42,10 @@ func HealthReason(err error) string {
 		ca      x509.UnknownAuthorityError
 		alert   tls.AlertError
 	)
+	var busy *healthError
+	if errors.As(err, &busy) {
+		return HealthReason(busy.probe)
+	}
 	if errors.As(err, &pool) && pool.Connect != nil {
 		err = pool.Connect // what keeps the pool from having a session
 		pool = nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/lib/pq"
@@ -16,6 +17,7 @@ import (
 // while rows are open.
 var (
 	errRowsOpen  = errors.New("pq: there is already a query being processed on this connection")
+	errGivenUp   = errors.New("the connection was given up")
 	errStaleStmt = errors.New("pgpooled: statement used after its connection was returned to the pool")
 	errStaleTx   = errors.New("pgpooled: transaction used after its connection was returned to the pool")
 	errStaleRows = errors.New("pgpooled: rows read after their connection was returned to the pool")
@@ -45,6 +47,7 @@ type interceptor struct {
 // complete.
 type call struct {
 	op     string
+	query  string          // the text, empty if there is none
 	ctx    context.Context // the caller's
 	tx     context.Context // the transaction's, nil outside one
 	before int64           // bytes written before it
@@ -69,8 +72,8 @@ type txn struct {
 // start opens a call: it refuses one that cannot go well without sending a byte
 // and sets the guard. The context it returns is what lib/pq watches: it also
 // ends with the transaction's.
-func (i *interceptor) start(ctx context.Context, op string) (context.Context, call, error) {
-	c := call{op: op, ctx: ctx}
+func (i *interceptor) start(ctx context.Context, op, query string) (context.Context, call, error) {
+	c := call{op: op, query: query, ctx: ctx}
 	if i.tx != nil {
 		c.tx = i.tx.ctx
 	}
@@ -145,23 +148,51 @@ func (i *interceptor) connectionFailed(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne)
 }
 
-// lost is the error for a call whose connection failed.
+// lost is the error for a call whose connection failed: the table in
+// docs/retry.md.
 func (i *interceptor) lost(c call, cause error) error {
 	i.s.doomed.Store(true)
 	sent := i.sent(c)
-	cause = explain(cause)
 	ended := c.ended()
+	if cause == nil && ended != nil {
+		cause = errGivenUp
+	}
+	cause = explain(cause)
+	lost := &ConnLostError{Op: c.op, InTx: c.tx != nil, Sent: sent, Cause: cause, Ctx: ended}
+	unknown := &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
 	switch {
 	case c.op == "commit" && sent != 0:
-		return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended})
+		return i.s.outcomeUnknown(unknown)
 	case c.tx != nil:
-		return &ConnLostError{Op: c.op, InTx: true, Sent: sent, Cause: cause, Ctx: ended}
+		return lost
 	case sent == 0 && ended != nil:
 		return ended
 	case sent == 0, c.op == "ping", c.op == "prepare", c.op == "begin", c.op == "close":
-		return &ConnLostError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended, repeatable: ended == nil}
+		lost.repeatable = ended == nil && i.mode() != RetryOff && i.mode() != RetryConnect
+		return lost
+	case c.op != "rows" && (i.mode() == RetryAll || isIdempotent(c.ctx)):
+		// The caller has said that once more does no harm.
+		lost.repeatable = ended == nil && !i.waitedTooLong(cause)
+		return lost
+	case sent > 0 && onlyReads(c.query):
+		lost.read = c.op != "rows" && ended == nil && i.mode() == RetrySafe && !i.waitedTooLong(cause)
+		return lost
 	}
-	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended})
+	return i.s.outcomeUnknown(unknown)
+}
+
+// mode is retry_mode.
+func (i *interceptor) mode() RetryMode {
+	if i.s.pool == nil {
+		return RetryOff // it is still being opened
+	}
+	return i.s.pool.mode
+}
+
+// waitedTooLong tells a statement that took longer than socket_timeout from one
+// whose connection failed: again would add to the load.
+func (i *interceptor) waitedTooLong(cause error) bool {
+	return errors.Is(cause, os.ErrDeadlineExceeded)
 }
 
 // endLease makes everything of the lease stale. clean: nothing was asked of the
@@ -185,7 +216,7 @@ func (i *interceptor) ConnectorConnect(ctx context.Context, c driver.Connector) 
 
 // ConnPing asks the server for an empty answer.
 func (i *interceptor) ConnPing(ctx context.Context, conn driver.Pinger) error {
-	ctx, c, err := i.start(ctx, "ping")
+	ctx, c, err := i.start(ctx, "ping", "")
 	if err != nil {
 		return err
 	}
@@ -194,7 +225,7 @@ func (i *interceptor) ConnPing(ctx context.Context, conn driver.Pinger) error {
 
 // ConnExecContext runs a statement that returns no rows.
 func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerContext, query string, args []driver.NamedValue) (driver.Result, error) {
-	ctx, c, err := i.start(ctx, "exec")
+	ctx, c, err := i.start(ctx, "exec", query)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +236,7 @@ func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerCon
 // ConnQueryContext runs a statement that returns rows; the call goes on until
 // they are closed.
 func (i *interceptor) ConnQueryContext(ctx context.Context, conn driver.QueryerContext, query string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
-	own, c, err := i.start(ctx, "query")
+	own, c, err := i.start(ctx, "query", query)
 	if err != nil {
 		return ctx, nil, err
 	}
@@ -217,13 +248,14 @@ func (i *interceptor) opened(c call, rows driver.Rows, err error) error {
 	if err != nil {
 		return i.end(c, err)
 	}
+	c.op = "rows"
 	i.rows, i.read = rows, c
 	return nil
 }
 
 // ConnPrepareContext prepares a statement.
 func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPrepareContext, query string) (context.Context, driver.Stmt, error) {
-	own, c, err := i.start(ctx, "prepare")
+	own, c, err := i.start(ctx, "prepare", query)
 	if err != nil {
 		return ctx, nil, err
 	}
@@ -237,7 +269,7 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 // ConnBeginTx begins a transaction. lib/pq does not get to see the context: it
 // would watch it until the end of the transaction and could cancel its COMMIT.
 func (i *interceptor) ConnBeginTx(ctx context.Context, conn driver.ConnBeginTx, opts driver.TxOptions) (context.Context, driver.Tx, error) {
-	_, c, err := i.start(ctx, "begin")
+	_, c, err := i.start(ctx, "begin", "")
 	if err != nil {
 		return ctx, nil, err
 	}

@@ -32,11 +32,13 @@ var errLeaseClosed = errors.New("pgpooled: connection used after it was closed")
 // pool. database/sql makes one call at a time; the pool may reclaim the session
 // of a fresh lease at any time.
 type lease struct {
-	pool  *pool
-	state atomic.Int32
-	s     *session // owned by whoever won the state
-	raw   bool     // PQConn gave lib/pq's connection away
-	solo  bool     // database/sql keeps it: there is no pool to return to
+	pool     *pool
+	state    atomic.Int32
+	s        *session // owned by whoever won the state
+	replayed bool     // its session serves one repeated read and nothing else
+
+	raw  bool // PQConn gave lib/pq's connection away
+	solo bool // database/sql keeps it: there is no pool to return to
 
 	stack  []uintptr // who took it, with leak detection only
 	leaked bool      // guarded by pool.mu: it was reported
@@ -80,6 +82,11 @@ func (l *lease) trace() {
 func (l *lease) use(ctx context.Context) (*session, error) {
 	switch l.state.Load() {
 	case leaseUsed:
+		if l.replayed { // the rows of a repeated read are through
+			l.replayed = false
+			l.pool.giveUp(l.s, closedReplay)
+			return l.replace(ctx)
+		}
 		return l.s, nil
 	case leaseClosed:
 		return nil, errLeaseClosed
@@ -155,20 +162,28 @@ func (l *lease) ResetSession(ctx context.Context) error {
 
 // ExecContext runs a statement that returns no rows.
 func (l *lease) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	s, err := l.use(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.conn.ExecContext(ctx, query, args)
+	return firstCall(ctx, l, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, query, args) })
 }
 
 // QueryContext runs a statement that returns rows.
 func (l *lease) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return firstCall(ctx, l, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
+}
+
+// firstCall runs a statement and, if it is the first call of the lease and only
+// reads, runs it again when its connection is lost.
+func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, error)) (T, error) {
+	isFirst := l.state.Load() != leaseUsed
 	s, err := l.use(ctx)
 	if err != nil {
-		return nil, err
+		var zero T
+		return zero, err
 	}
-	return s.conn.QueryContext(ctx, query, args)
+	v, err := run(s.conn)
+	if err != nil && isFirst && l.state.Load() == leaseUsed {
+		return readAgain(ctx, l, err, run)
+	}
+	return v, err
 }
 
 // PrepareContext prepares a statement.

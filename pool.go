@@ -33,6 +33,7 @@ type pool struct {
 	example atomic.Pointer[driver.Conn]
 	hidden  sync.Once // the hint about wrappers that hide IsValid
 	tracing bool      // leases remember who took them
+	mode    RetryMode // retry_mode
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -72,7 +73,7 @@ type limits struct {
 
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
 	p := &pool{
-		name: name, limits: l, log: log, open: open, tracing: l.leakAfter > 0,
+		name: name, limits: l, log: log, open: open, tracing: l.leakAfter > 0, mode: l.retry.mode,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), drained: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -261,7 +262,7 @@ func (p *pool) release(s *session) {
 	}
 	p.returnLocked(s)
 	if ok && answered {
-		p.answeredLocked(now)
+		p.answeredLocked(s.taken, now)
 	}
 	switch {
 	case !ok:

@@ -243,6 +243,7 @@ func bubble(t *testing.T, l limits, f func(t *testing.T, p *pool, srv *fakeServe
 	synctest.Test(t, func(t *testing.T) {
 		srv := &fakeServer{limit: l.maxOpen}
 		p := newPool("test", l, slog.New(slog.DiscardHandler), srv.open)
+		synctest.Wait() // upkeep has looked, and sleeps
 		defer func() {
 			if r := recover(); r != nil {
 				panic(r) // perhaps under p.mu
@@ -294,7 +295,14 @@ func audit(p *pool, srv *fakeServer) error {
 		}
 	}
 	opened := len(p.idle) + p.leased.n
+	for _, s := range p.idle {
+		if s.doomed.Load() || s.epoch != p.epoch {
+			return errors.New("a session that should have gone is idle")
+		}
+	}
 	switch {
+	case len(p.idle) > p.maxIdleLocked():
+		return fmt.Errorf("%d idle, %d allowed", len(p.idle), p.maxIdleLocked())
 	case c.opens != int64(len(srv.conns)):
 		return fmt.Errorf("%d opens counted, the server saw %d", c.opens, len(srv.conns))
 	case c.opens-gone != int64(opened):
@@ -303,7 +311,7 @@ func audit(p *pool, srv *fakeServer) error {
 		return fmt.Errorf("%d failed dials counted of %d, %d under way, %d opened", c.openErrors, srv.dials, srv.dialling, len(srv.conns))
 	case srv.exist != opened+srv.dialling+p.closing:
 		return fmt.Errorf("the server has %d sessions, the pool holds %d, dials %d, closes %d", srv.exist, opened, srv.dialling, p.closing)
-	case p.opening < srv.dialling || p.opening > srv.dialling+1:
+	case p.opening != srv.dialling:
 		return fmt.Errorf("opening %d, dialling %d", p.opening, srv.dialling)
 	}
 	return nil

@@ -48,6 +48,9 @@ func TestALowerLimitClosesIdleSessionsNowAndLeasedOnesAsTheyComeBack(t *testing.
 			t.Errorf("at the end: %+v", s)
 		}
 		p.setLimits(func(l *limits) { l.maxIdle = 1 })
+		for _, l := range leases(t, p, srv, 2) {
+			srv.give(l)
+		}
 		synctest.Wait()
 		if s := p.stats(); s.Idle != 1 || s.Open != 1 {
 			t.Errorf("max idle 1: %+v", s)

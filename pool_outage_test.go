@@ -223,6 +223,10 @@ func TestASuccessBesideTheProbeWakesEverybodyToo(t *testing.T) {
 				defer srv.give(o.l)
 			}
 		}
+		time.Sleep(2 * time.Hour)
+		if n := srv.begun(); n != 3 {
+			t.Errorf("%d dials: the probe went on after another dial had succeeded", n)
+		}
 	})
 }
 
@@ -337,7 +341,7 @@ func TestRetryMaxAttemptsCountsAttemptsNotCallers(t *testing.T) {
 	bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
 		srv.set(func() {
 			srv.dial = func(ctx context.Context, n int) error {
-				if err := pause(ctx, time.Millisecond); err != nil || n > 10 {
+				if err := pause(ctx, time.Millisecond); err != nil || n > 11 {
 					return err
 				}
 				return errRefused
@@ -347,7 +351,7 @@ func TestRetryMaxAttemptsCountsAttemptsNotCallers(t *testing.T) {
 		for range 10 {
 			o := <-out
 			if o.err != nil {
-				t.Errorf("number %d was given up after one attempt: %v", o.n, o.err)
+				t.Errorf("number %d was given up after less than three attempts: %v", o.n, o.err)
 				continue
 			}
 			defer srv.give(o.l)

@@ -137,6 +137,23 @@ func TestSessionsGoAtTheirLifetimePlusTheirShareOfTheJitter(t *testing.T) {
 	}
 }
 
+func TestASessionPastItsLifetimeIsNotHandedToAWaiter(t *testing.T) {
+	t.Parallel()
+	l := lim(1)
+	l.maxLifetime = time.Minute
+	bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
+		old := leases(t, p, srv, 1)[0]
+		time.Sleep(time.Minute)
+		out := line(t.Context(), p, srv, 1)
+		srv.give(old)
+		if o := <-out; o.err != nil || o.l.s == old.s {
+			t.Errorf("%v, or the old session", o.err)
+		} else {
+			srv.give(o.l)
+		}
+	})
+}
+
 func TestAShorterLifetimeOrIdleTimeTakesEffectAtOnce(t *testing.T) {
 	t.Parallel()
 	bubble(t, lim(2), func(t *testing.T, p *pool, srv *fakeServer) {

@@ -53,9 +53,12 @@ type session struct {
 	dialled time.Duration
 	jitter  float64 // its share of the lifetime's jitter, drawn once
 
+	replay bool // it serves one repeated read and nothing else
+
 	gone chan struct{} // with WithBase: closed when close is through
 
-	doomed atomic.Bool // not to be reused: its deadline fired, or a cancel request is on its way
+	doomed    atomic.Bool // not to be reused
+	cancelled atomic.Bool // doomed, because its deadline fired or a cancel request is on its way
 
 	// Guarded by pool.mu.
 	inUse      bool
@@ -144,9 +147,16 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 			s.abort()
 			return nil, err
 		}
+		s.wire.patience = o.cfg.SocketTimeout
 		s.wire.polite.Store(true)
 	}
 	return s, nil
+}
+
+// cancel dooms the session on behalf of a context that ended.
+func (s *session) cancel() {
+	s.cancelled.Store(true)
+	s.doomed.Store(true)
 }
 
 // setUp runs the caller's own preparation of a session, as on a *sql.Conn.
@@ -245,9 +255,11 @@ func (s *session) valid() error {
 func (s *session) comeBack() (why closeReason, ok bool) {
 	clean, left := s.intr.endLease()
 	switch {
-	case s.doomed.Load():
+	case s.replay:
+		return closedReplay, false
+	case s.cancelled.Load():
 		return closedCancelled, false
-	case s.valid() != nil, s.wire != nil && s.wire.failure() != nil:
+	case s.doomed.Load(), s.valid() != nil, s.wire != nil && s.wire.failure() != nil:
 		return closedBroken, false
 	case left:
 		return closedInTx, false

@@ -3,6 +3,7 @@ package pgpooled
 import (
 	"context"
 	"database/sql/driver"
+	"time"
 )
 
 // stmt is a prepared statement of one lease. database/sql closes it before the
@@ -76,8 +77,8 @@ func values(args []driver.NamedValue) []driver.Value {
 }
 
 // StmtExecContext runs a prepared statement that returns no rows.
-func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecContext, _ string, args []driver.NamedValue) (driver.Result, error) {
-	ctx, c, err := i.start(ctx, "exec")
+func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecContext, query string, args []driver.NamedValue) (driver.Result, error) {
+	ctx, c, err := i.start(ctx, "exec", query)
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +87,8 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 }
 
 // StmtQueryContext runs a prepared statement that returns rows.
-func (i *interceptor) StmtQueryContext(ctx context.Context, st driver.StmtQueryContext, _ string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
-	own, c, err := i.start(ctx, "query")
+func (i *interceptor) StmtQueryContext(ctx context.Context, st driver.StmtQueryContext, query string, args []driver.NamedValue) (context.Context, driver.Rows, error) {
+	own, c, err := i.start(ctx, "query", query)
 	if err != nil {
 		return ctx, nil, err
 	}
@@ -114,8 +115,17 @@ func (i *interceptor) closeStmt(st *stmt) error {
 		return nil // it goes with the session
 	}
 	c := call{op: "close", ctx: context.Background()}
-	if i.s.wire != nil {
-		c.before = i.s.wire.sent.Load()
+	w := i.s.wire
+	if w == nil {
+		return i.judge(c, st.Stmt.Close())
 	}
-	return i.judge(c, st.Stmt.Close())
+	// database/sql gives no context here, and the server answers at once or not
+	// at all.
+	c.before = w.sent.Load()
+	_ = w.SetDeadline(time.Now().Add(i.grace))
+	err := i.judge(c, st.Stmt.Close())
+	if err == nil {
+		err = w.SetDeadline(time.Time{})
+	}
+	return err
 }

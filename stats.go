@@ -19,6 +19,7 @@ const (
 	closedLifetime                     // older than conn_max_lifetime
 	closedLimit                        // the limit was lowered
 	closedRefresh                      // older than a Refresh
+	closedReplay                       // it served a repeated read
 	closedPool                         // the pool was closed
 	closeReasons
 )
@@ -26,7 +27,7 @@ const (
 func (r closeReason) String() string {
 	return [closeReasons]string{"its connection failed", "the server had closed it", "a context ended during a call",
 		"it is inside a transaction or has rows open", "max_idle_conns", "conn_max_idle_time", "conn_max_lifetime",
-		"the limit was lowered", "Refresh", "the pool was closed"}[r]
+		"the limit was lowered", "Refresh", "it served a repeated read", "the pool was closed"}[r]
 }
 
 // counts are the pool's totals since it was opened; guarded by pool.mu.
@@ -34,7 +35,7 @@ type counts struct {
 	acquires, waits, timeouts, cancelled int64
 	waitTime                             time.Duration
 	opens, openErrors                    int64
-	reclaimed, leaks, unknown            int64
+	reclaimed, leaks, unknown, replays   int64
 	peakInUse                            int
 	closed                               [closeReasons]int64
 }
@@ -79,9 +80,11 @@ type Stats struct {
 	ClosedMaxLifetime int64 // closed because of conn_max_lifetime
 	ClosedLimit       int64 // closed because the limit was lowered
 	ClosedRefresh     int64 // closed because of Refresh
+	ClosedReplay      int64 // closed because they had served a repeated read
 
 	Reclaimed       int64 // unused leases whose session went to a waiter
 	Leaks           int64 // leases held longer than leak_detection_threshold
+	Replays         int64 // reads that ran again on another connection
 	OutcomesUnknown int64 // statements that ended in an OutcomeUnknownError
 }
 
@@ -97,8 +100,8 @@ func (p *pool) stats() Stats {
 		Opens: c.opens, OpenErrors: c.openErrors,
 		ClosedBroken: c.closed[closedBroken], ClosedDead: c.closed[closedDead], ClosedCancelled: c.closed[closedCancelled],
 		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
-		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh],
-		Reclaimed: c.reclaimed, Leaks: c.leaks, OutcomesUnknown: c.unknown,
+		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh], ClosedReplay: c.closed[closedReplay],
+		Reclaimed: c.reclaimed, Leaks: c.leaks, Replays: c.replays, OutcomesUnknown: c.unknown,
 	}
 }
 

@@ -2,7 +2,9 @@ package pgpooled
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,6 +29,8 @@ type wire struct {
 	net.Conn
 	raw syscall.RawConn // nil: liveness is probed by a short read
 
+	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
+
 	sent   atomic.Int64 // bytes written so far
 	refuse atomic.Bool  // every write fails, nothing is sent
 	polite atomic.Bool  // Close says goodbye and leaves the socket to hangUp
@@ -34,6 +38,7 @@ type wire struct {
 	mu     sync.Mutex // guards the fields below
 	cause  error      // the first failure
 	closed bool       // Close was called: reads and writes fail from now on
+	fixed  bool       // a deadline is set that patience must not move
 }
 
 func newWire(c net.Conn) *wire {
@@ -63,11 +68,30 @@ func (w *wire) Read(b []byte) (int, error) {
 	if w.isClosed() {
 		return 0, net.ErrClosed
 	}
+	impatient := w.patience > 0 && w.armPatience()
 	n, err := w.Conn.Read(b)
 	if err != nil {
+		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("nothing came for socket_timeout (%s): %w", w.patience, err)
+		}
 		w.fail(err)
 	}
 	return n, err
+}
+
+// armPatience gives the next read socket_timeout, unless a deadline rules.
+func (w *wire) armPatience() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.fixed && w.Conn.SetReadDeadline(time.Now().Add(w.patience)) == nil
+}
+
+// SetDeadline bounds reads and writes; zero ends that.
+func (w *wire) SetDeadline(t time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fixed = !t.IsZero()
+	return w.Conn.SetDeadline(t)
 }
 
 func (w *wire) Write(b []byte) (int, error) {
@@ -163,6 +187,12 @@ func (w *wire) quiet() error {
 	}
 	if w.isClosed() {
 		return net.ErrClosed
+	}
+	if w.patience > 0 {
+		// The last read's deadline may have passed meanwhile.
+		if err := w.Conn.SetReadDeadline(time.Time{}); err != nil {
+			return err
+		}
 	}
 	if w.raw != nil {
 		return peek(w.raw)

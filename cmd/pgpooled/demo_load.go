@@ -26,6 +26,7 @@ type load struct {
 
 	calls  atomic.Int64
 	failed atomic.Int64
+	waited atomic.Int64 // succeeded after waiting for the new server
 	wrong  atomic.Int64 // answers that cannot be
 	spent  latencies    // of calls that succeeded
 
@@ -116,6 +117,9 @@ func (l *load) call(ctx context.Context, u *user) error {
 	}
 	l.spent.add(ended.Sub(began))
 	l.outage.success(ended)
+	if l.outage.outlasted(began, ended) {
+		l.waited.Add(1)
+	}
 	return nil
 }
 

@@ -15,6 +15,7 @@ type figures struct {
 	limit, users int
 	length       time.Duration
 	calls        int64
+	waited       int64         // succeeded after waiting for the new server
 	median, p99  time.Duration // of calls that succeeded
 	failures     []failure
 	coldStart    time.Duration
@@ -94,7 +95,7 @@ func (t truth) holds() bool {
 
 // take gets what the load counted.
 func (f *figures) take(l *load) {
-	f.calls = l.calls.Load()
+	f.calls, f.waited = l.calls.Load(), l.waited.Load()
 	c := l.spent.counts()
 	f.median, f.p99 = c.quantile(0.5), c.quantile(0.99)
 	f.failures = l.failureList()
@@ -220,7 +221,7 @@ func (f *figures) restartVerdict(interrupted int64) verdict {
 	default:
 		v.figure = fmt.Sprintf("first success %s after the server was back; it was away for %s (%s)", short(r.firstAfter), short(r.away), r.mode)
 	}
-	v.notes = append(v.notes, fmt.Sprintf("%d calls under way at that moment failed, by kind above; those that waited went on", interrupted))
+	v.notes = append(v.notes, fmt.Sprintf("%d calls waited for it and succeeded; %d were under way when it stopped and failed, by kind above", f.waited, interrupted))
 	return v
 }
 

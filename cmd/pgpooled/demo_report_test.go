@@ -181,6 +181,9 @@ func TestOutageIsFromTheOrderToTheFirstSuccessOnTheNewServer(t *testing.T) {
 	if _, open := <-o.over; open || !o.end().Equal(first) {
 		t.Errorf("ended at %v, want %v", o.end(), first)
 	}
+	if !o.outlasted(down, first) || o.outlasted(down, up) || o.outlasted(first, first.Add(1)) {
+		t.Error("a call outlasts the outage if it began before the server was up and ended after that")
+	}
 	if o.touches(first, first.Add(1)) || !o.touches(first.Add(-1), first.Add(time.Hour)) {
 		t.Error("a call touches the outage if it began before its end, and only then")
 	}

@@ -56,6 +56,9 @@ func TestDemoMeetsItsCriteriaThroughARestart(t *testing.T) {
 	if f.sessions.most != s.limit || f.pool.Opens <= int64(s.limit) {
 		t.Errorf("at most %d sessions, %d opened: want the limit of %d reached, and new ones after the restart", f.sessions.most, f.pool.Opens, s.limit)
 	}
+	if f.waited == 0 {
+		t.Error("no call waited for the new server")
+	}
 	for _, want := range []string{"cold start", "calls/s", "restart: the server", "first call that succeeded", "the server is back", "max_open_conns=3", "PASS  2"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it does not show %q", want)

@@ -68,6 +68,14 @@ func (o *outage) touches(began, ended time.Time) bool {
 	return !o.down.IsZero() && ended.After(o.down) && (o.done.IsZero() || began.Before(o.done))
 }
 
+// outlasted says whether a call that succeeded began before the new server was
+// up: it waited for it, without knowing.
+func (o *outage) outlasted(began, ended time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.up.IsZero() && began.Before(o.up) && ended.After(o.up)
+}
+
 // watch looks at the pool while the users work: from the server's side, through
 // CheckHealth, and once a second for the screen.
 type watch struct {

@@ -1,0 +1,95 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/lib/pq"
+)
+
+type idempotentKey struct{}
+
+// WithIdempotent marks the statements that are run with the context as safe to
+// repeat: if the connection is lost after one was sent and before its first row
+// reached the caller, it runs again on another connection. Use it for statements
+// whose second run changes nothing, as an upsert with fixed values or a DELETE by
+// key. It does nothing for a statement in a transaction: the transaction is gone.
+//
+// retry_mode=all is the same for every statement of a pool.
+func WithIdempotent(ctx context.Context) context.Context {
+	return context.WithValue(ctx, idempotentKey{}, true)
+}
+
+func isIdempotent(ctx context.Context) bool { return ctx.Value(idempotentKey{}) != nil }
+
+// maxReplays bounds how often one read is repeated, as database/sql bounds its
+// own repetitions.
+const maxReplays = 3
+
+// readAgain runs a reading statement again whose connection was lost before its
+// first row reached the caller. onlyReads is no proof, so it runs inside a READ
+// ONLY transaction of a session that nobody has afterwards: a statement that
+// writes after all is refused there, and then its first run may have written.
+//
+// Only the first call of a lease is repeated: no state of the session can be
+// missing then.
+func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessionConn) (T, error)) (T, error) {
+	var zero T
+	err := lost
+	for range maxReplays {
+		var cl *ConnLostError
+		if !errors.As(err, &cl) || !cl.read {
+			break
+		}
+		l.pool.giveUp(l.s, closedBroken)
+		s, aerr := l.replace(ctx)
+		if aerr != nil {
+			return zero, fmt.Errorf("%w; no other connection to read again on: %w", lost, aerr)
+		}
+		l.replayed, s.replay = true, true
+		l.pool.noteReplay(cl)
+		if err = s.readOnly(ctx); err == nil {
+			var v T
+			if v, err = run(s.conn); err == nil {
+				return v, nil
+			}
+		} else {
+			err = &ConnLostError{Op: cl.Op, Sent: cl.Sent, Cause: err, Ctx: ctx.Err(), read: ctx.Err() == nil}
+		}
+	}
+	var (
+		answer *pq.Error
+		first  *ConnLostError
+	)
+	if errors.As(err, &answer) && answer.Code == "25006" && errors.As(lost, &first) {
+		err = l.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
+	}
+	return zero, err
+}
+
+// readOnly opens a READ ONLY transaction that is never ended: the session is
+// discarded, and a pooler between here and the server does not carry it over to
+// another client as it might carry a SET.
+func (s *session) readOnly(ctx context.Context) error {
+	if s.wire != nil {
+		i := s.intr
+		i.guard.begin(ctx, s)
+		defer i.guard.end()
+	}
+	b, ok := s.base.(driver.ConnBeginTx)
+	if !ok {
+		return errors.New("pgpooled: no READ ONLY transactions here")
+	}
+	_, err := b.BeginTx(context.WithoutCancel(ctx), driver.TxOptions{ReadOnly: true})
+	return err
+}
+
+func (p *pool) noteReplay(lost *ConnLostError) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.replays++
+	p.logLocked(slog.LevelWarn, "pgpooled: reading again on another connection", slog.String("op", lost.Op), slog.String("cause", lost.Cause.Error()))
+}
