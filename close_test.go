@@ -86,7 +86,7 @@ func TestCloseCutsWhatDoesNotFinish(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustExec(t, conn, "select 1")
-		if err := db.Close(); err == nil || !strings.Contains(err.Error(), "2 sessions were still in use after close_timeout (100ms)") {
+		if err := db.Close(); err == nil || !strings.Contains(err.Error(), "still in use after close_timeout (100ms) were cut: 2") {
 			t.Errorf("Close: %v", err)
 		}
 		var unknown *pgpooled.OutcomeUnknownError

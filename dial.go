@@ -62,6 +62,8 @@ func (p *pool) hopelessLocked(now time.Time) error {
 		return nil
 	}
 	p.counts.timeouts++
+	p.waiters.n++ // the caller counts as one in line
+	defer func() { p.waiters.n-- }()
 	return p.timeoutLocked(now, nil)
 }
 
@@ -151,7 +153,7 @@ func (p *pool) opened(s *session) {
 	p.mu.Lock()
 	p.opening--
 	p.counts.opens++
-	s.pool = p
+	s.pool, s.idleSince = p, now
 	p.answeredLocked(now, now)
 	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool = nil, nil, 0, time.Time{}
 	switch {
@@ -201,7 +203,7 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 		return nil, 0
 	}
 	p.outage.failed++
-	if n := policy.maxAttempts; n > 0 && p.outage.failed >= n {
+	if n := policy.maxAttempts; n > 0 && p.outage.failed >= n && (held == 0 || !isServerFull(err)) {
 		p.outage.failed = 0
 		p.failAllLocked(&AttemptsError{Attempts: n, Err: err})
 	}
@@ -219,8 +221,9 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 	return mine, delay
 }
 
-// refuseLocked tells callers that a connection cannot be had. Those who may
-// still be served by a session in use go on waiting, except for the first.
+// refuseLocked tells callers that a connection cannot be had: all of them, or,
+// while a session in use may still serve them, the first in line. The next one
+// gets a dial of its own.
 func (p *pool) refuseLocked(err error) {
 	if p.leased.n > 0 {
 		if w := p.waiters.first; w != nil {

@@ -32,12 +32,16 @@
 //     has closed its end, or about two seconds are over. Callers are served in the
 //     order in which they came, each within pool_timeout or with an error that
 //     names the reason and the numbers.
-//   - A statement of which a byte was sent is not repeated. If its answer is lost
-//     the caller gets an [OutcomeUnknownError]. What was not sent at all is repeated
-//     on another session, and so are Ping, Prepare and BEGIN, which change nothing.
+//   - A statement that may write and of which a byte was sent is not repeated,
+//     unless the caller allows it with [WithIdempotent] or retry_mode=all. If its
+//     answer is lost the caller gets an [OutcomeUnknownError].
+//   - What was not sent at all is repeated on another session, and so are Ping,
+//     Prepare and BEGIN, which change nothing. A statement that only reads runs
+//     again, READ ONLY, if no row of it has reached the caller; rows half read end
+//     in an error, never in a short result.
 //   - A call whose context ends returns within cancel_grace of that, also when the
-//     network is silent; only closing a prepared statement has no such bound yet.
-//     The statement is cancelled on the server; the session is not used again.
+//     network is silent. The statement is cancelled on the server; the session is
+//     not used again. A call without a context is bounded by socket_timeout, if set.
 //   - A session that is known to be closed is not handed out: each is looked at
 //     before, without a round trip; one that was idle for 30 seconds is pinged.
 //   - A session that comes back with a transaction or rows open is discarded. A
@@ -58,7 +62,7 @@
 //
 //   - [PoolTimeoutError]: no session in time; why, and the pool's numbers
 //   - [OutcomeUnknownError]: the connection failed after the call was sent
-//   - [ConnLostError]: the connection failed and nothing was done
+//   - [ConnLostError]: the connection failed and no harm was done
 //   - [AttemptsError]: what failed, after how many attempts
 //   - [DSNError]: from opening
 //

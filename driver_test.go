@@ -301,6 +301,7 @@ func mock(t *testing.T) (*sql.DB, sqlmock.Sqlmock) {
 	}
 	t.Cleanup(func() {
 		db.Close()
+		raw.Close()
 		if err := m.ExpectationsWereMet(); err != nil {
 			t.Error(err)
 		}

@@ -158,6 +158,22 @@ func ExampleOutcomeUnknownError() {
 	}
 }
 
+// An upsert with fixed values may run twice: the program says so, and a lost
+// connection is no longer its business.
+func ExampleWithIdempotent() {
+	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := pgpooled.WithIdempotent(context.Background())
+	_, err = db.ExecContext(ctx, "INSERT INTO settings VALUES ('theme', 'dark') ON CONFLICT (name) DO UPDATE SET value = 'dark'")
+	if err != nil {
+		log.Print(err)
+	}
+}
+
 // All sessions were in use, or the server was away, for as long as
 // pool_timeout.
 func ExamplePoolTimeoutError() {

@@ -3,7 +3,6 @@ package pgpooled
 import (
 	"context"
 	"database/sql/driver"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -61,16 +60,6 @@ type pool struct {
 	events  []event // to be logged by upkeep
 }
 
-// limits are what can be changed while the pool runs.
-type limits struct {
-	maxOpen, maxIdle, minIdle int           // maxOpen 0 = no limit, maxIdle -1 = as maxOpen
-	maxIdleTime, maxLifetime  time.Duration // 0 = no limit
-	jitter                    time.Duration // on top of maxLifetime, -1 = a tenth of it
-	timeout                   time.Duration // pool_timeout, 0 = no limit
-	leakAfter                 time.Duration // 0 = off
-	retry                     retryPolicy
-}
-
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
 	p := &pool{
 		name: name, limits: l, log: log, open: open, tracing: l.leakAfter > 0, mode: l.retry.mode,
@@ -91,47 +80,15 @@ func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.usable(ctx, s, start) {
+		ok, err := p.usable(ctx, s, start)
+		if ok {
 			return s, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		p.giveUp(s, closedDead)
 	}
-}
-
-// usable looks at a session before it is handed out. One that was idle for long
-// is pinged; if that fails, the others that were idle for as long go too.
-func (p *pool) usable(ctx context.Context, s *session, start time.Time) bool {
-	if s.check() != nil {
-		return false
-	}
-	now := time.Now()
-	if !s.stale(now) {
-		return true
-	}
-	p.mu.Lock()
-	limit := pingLimit
-	if t := p.limits.timeout; t > 0 {
-		limit = min(limit, t-now.Sub(start))
-	}
-	p.mu.Unlock()
-	if d, ok := ctx.Deadline(); ok {
-		limit = min(limit, d.Sub(now))
-	}
-	err := s.ping(limit)
-	if err == nil {
-		return true
-	}
-	if limit < pingLimit && isTimeout(err) {
-		return false // the caller was in a hurry: that says nothing of the others
-	}
-	p.mu.Lock()
-	for i := len(p.idle) - 1; i >= 0; i-- {
-		if p.idle[i].stale(now) {
-			p.retireIdleLocked(i, closedDead)
-		}
-	}
-	p.mu.Unlock()
-	return false
 }
 
 // take gets a session without looking at it. start is when the caller came: it
@@ -235,7 +192,6 @@ func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 // deliverLocked gives a session that is in nobody's hands to the first in line,
 // or makes it idle. It returns false if it can do neither.
 func (p *pool) deliverLocked(s *session, now time.Time) bool {
-	s.idleSince = now
 	if w := p.waiters.first; w != nil {
 		p.waiters.remove(w)
 		p.lendLocked(s, w.lease, now)
@@ -262,6 +218,7 @@ func (p *pool) release(s *session) {
 	}
 	p.returnLocked(s)
 	if ok && answered {
+		s.idleSince = now
 		p.answeredLocked(s.taken, now)
 	}
 	switch {
@@ -327,64 +284,6 @@ func (p *pool) retireLocked(s *session, why closeReason) {
 	}()
 }
 
-// numOpenLocked counts the slots in use.
-func (p *pool) numOpenLocked() int { return len(p.idle) + p.leased.n + p.opening + p.closing }
-
-func (p *pool) overLimitLocked() bool {
-	return p.limits.maxOpen > 0 && p.numOpenLocked() >= p.limits.maxOpen
-}
-
-// excessLocked says whether a session that is in nobody's hands is one too many.
-// Those that are being closed already make room by themselves.
-func (p *pool) excessLocked() bool {
-	return p.limits.maxOpen > 0 && p.numOpenLocked()-p.closing >= p.limits.maxOpen
-}
-
-func (p *pool) maxIdleLocked() int {
-	m, open := p.limits.maxIdle, p.limits.maxOpen
-	if m < 0 || open > 0 && m > open {
-		m = open
-		if open == 0 {
-			m = int(^uint(0) >> 1)
-		}
-	}
-	return m
-}
-
-// setLimits changes the limits while the pool runs: a lower one takes effect on
-// idle sessions now and on leased ones as they come back, a higher one at once.
-func (p *pool) setLimits(change func(*limits)) {
-	p.mu.Lock()
-	change(&p.limits)
-	for len(p.idle) > 0 && (len(p.idle) > p.maxIdleLocked() || p.limits.maxOpen > 0 && p.numOpenLocked()-p.closing > p.limits.maxOpen) {
-		p.retireIdleLocked(0, closedLimit)
-	}
-	p.growLocked()
-	p.mu.Unlock()
-	p.poke()
-}
-
-// refresh lets go of the sessions that exist now: idle ones at once, leased ones
-// as they come back.
-func (p *pool) refresh() {
-	p.mu.Lock()
-	p.epoch++
-	for len(p.idle) > 0 {
-		p.retireIdleLocked(0, closedRefresh)
-	}
-	p.growLocked()
-	p.mu.Unlock()
-}
-
-// retireIdleLocked closes the i-th idle session.
-func (p *pool) retireIdleLocked(i int, why closeReason) {
-	s := p.idle[i]
-	copy(p.idle[i:], p.idle[i+1:])
-	p.idle[len(p.idle)-1] = nil
-	p.idle = p.idle[:len(p.idle)-1]
-	p.retireLocked(s, why)
-}
-
 // timeoutLocked is the error of a caller that got nothing.
 func (p *pool) timeoutLocked(start time.Time, ended error) error {
 	return &PoolTimeoutError{
@@ -393,81 +292,6 @@ func (p *pool) timeoutLocked(start time.Time, ended error) error {
 		Opening: p.opening, Closing: p.closing, Waiting: p.waiters.n,
 		OutageFor: p.outage.age(time.Now()), Connect: p.outage.last, Ctx: ended,
 	}
-}
-
-func (p *pool) drainedLocked() {
-	if p.closed && p.leased.n == 0 && p.drained != nil {
-		close(p.drained)
-		p.drained = nil
-	}
-}
-
-// close refuses everybody from now on, closes what is idle, grants leased
-// sessions the given time, cuts the rest, and returns when nothing is left.
-func (p *pool) close(grant time.Duration) error {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		<-p.done
-		return nil
-	}
-	p.closed = true
-	for w := p.waiters.first; w != nil; w = p.waiters.first {
-		p.waiters.remove(w)
-		w.ch <- delivery{err: ErrClosed}
-	}
-	for len(p.idle) > 0 {
-		p.retireIdleLocked(0, closedPool)
-	}
-	for s := p.leased.first; s != nil; {
-		next := s.next
-		if s.lease.state.CompareAndSwap(leaseFresh, leaseEmpty) {
-			p.returnLocked(s)
-			p.retireLocked(s, closedPool)
-		}
-		s = next
-	}
-	drained := p.drained
-	p.drainedLocked()
-	p.mu.Unlock()
-	p.cancel()
-
-	err := p.awaitLeases(drained, grant)
-	p.wg.Wait()
-	p.mu.Lock()
-	p.logLocked(slog.LevelInfo, "pgpooled: pool closed")
-	p.mu.Unlock()
-	p.flushLogs()
-	close(p.done)
-	return err
-}
-
-func (p *pool) awaitLeases(drained <-chan struct{}, grant time.Duration) error {
-	timer := time.NewTimer(grant)
-	defer timer.Stop()
-	select {
-	case <-drained:
-		return nil
-	case <-timer.C:
-	}
-	p.mu.Lock()
-	n := p.leased.n
-	var cut []*session
-	for s := p.leased.first; s != nil; s = p.leased.first {
-		p.returnLocked(s)
-		p.counts.closed[closedPool]++
-		cut = append(cut, s)
-	}
-	p.drainedLocked()
-	p.mu.Unlock()
-	for _, s := range cut {
-		s.doomed.Store(true)
-		s.abort()
-	}
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("pgpooled: close: %d sessions were still in use after close_timeout (%s) and were cut", n, grant)
 }
 
 // exemplar is a connection to ask how it would convert an argument.

@@ -199,7 +199,7 @@ func TestTheFirstSuccessWakesEverybody(t *testing.T) {
 // sleeps: that is a first success like any other.
 func TestASuccessBesideTheProbeWakesEverybodyToo(t *testing.T) {
 	t.Parallel()
-	l := lim(2)
+	l := lim(3)
 	l.retry.baseDelay, l.retry.maxDelay = time.Hour, time.Hour // the probe sleeps
 	bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
 		srv.set(func() {

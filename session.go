@@ -19,13 +19,6 @@ import (
 // server process is still there.
 const lingerLimit = 2 * time.Second
 
-// A session that was idle for staleAfter is pinged before it is handed out; the
-// ping may take pingLimit.
-const (
-	staleAfter = 30 * time.Second
-	pingLimit  = time.Second
-)
-
 // sessionConn is what sqlmw's wrapped connection can do.
 type sessionConn interface {
 	driver.Conn
@@ -202,52 +195,6 @@ func (o *opener) connectError(ctx context.Context, err error, start time.Time) e
 var wrongServer = map[string]bool{
 	"session is read-only": true, "session is not read-only": true,
 	"server is in hot standby mode": true, "server is not in hot standby mode": true,
-}
-
-// check says why the session must not be handed out; nil = it is fine as far
-// as can be seen without a round trip.
-func (s *session) check() error {
-	if s.doomed.Load() {
-		return errors.New("its deadline has fired")
-	}
-	if s.wire != nil {
-		return s.wire.quiet()
-	}
-	return s.valid()
-}
-
-// stale says whether the session was idle for so long, by the wall clock, that
-// its socket may not know of its end: a machine that slept, or a load balancer
-// that forgot the connection.
-func (s *session) stale(now time.Time) bool {
-	return !s.idleSince.IsZero() && now.Round(0).Sub(s.idleSince.Round(0)) >= staleAfter
-}
-
-// ping makes a round trip of at most the given time.
-func (s *session) ping(limit time.Duration) error {
-	p, ok := s.base.(driver.Pinger)
-	if !ok {
-		return nil
-	}
-	if s.wire == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		return p.Ping(ctx)
-	}
-	if err := s.wire.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	if err := p.Ping(context.Background()); err != nil {
-		return err
-	}
-	return s.wire.SetDeadline(time.Time{})
-}
-
-func (s *session) valid() error {
-	if v, ok := s.base.(driver.Validator); ok && !v.IsValid() {
-		return driver.ErrBadConn
-	}
-	return nil
 }
 
 // comeBack prepares a session that a lease returns for its next caller and says

@@ -131,7 +131,7 @@ func (p *pool) reclaimLocked(now time.Time) {
 		}
 		s = next
 	}
-	p.watched = p.waiters.n > 0
+	p.watched = p.waiters.n > 0 && p.leased.n > 0
 	if p.watched {
 		p.wakeByLocked(now.Add(parkedAfter))
 	}

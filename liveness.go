@@ -1,0 +1,120 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"time"
+)
+
+// A session that was idle for staleAfter is pinged before it is handed out; the
+// ping may take pingLimit.
+const (
+	staleAfter = 30 * time.Second
+	pingLimit  = time.Second
+)
+
+// usable looks at a session before it is handed out. One that was idle for long
+// is pinged; if that fails, the others that were idle for as long go too. It
+// fails if there is no time left to ask: the session is then back in the pool.
+func (p *pool) usable(ctx context.Context, s *session, start time.Time) (bool, error) {
+	if s.check() != nil {
+		return false, nil
+	}
+	now := time.Now()
+	if !s.stale(now) {
+		return true, nil
+	}
+	limit, err := p.timeToAsk(ctx, start, now)
+	if err != nil {
+		p.release(s)
+		return false, err
+	}
+	err = s.ping(ctx, limit)
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil || limit < pingLimit && isTimeout(err) {
+		return false, nil // the caller was in a hurry: that says nothing of the others
+	}
+	p.mu.Lock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if p.idle[i].stale(now) {
+			p.retireIdleLocked(i, closedDead)
+		}
+	}
+	p.mu.Unlock()
+	return false, nil
+}
+
+// timeToAsk is how long a ping may take, or the error of a caller whose time is
+// over.
+func (p *pool) timeToAsk(ctx context.Context, start, now time.Time) (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	limit := pingLimit
+	if t := p.limits.timeout; t > 0 {
+		if limit = min(limit, t-now.Sub(start)); limit <= 0 {
+			p.counts.timeouts++
+			return 0, p.timeoutLocked(start, nil)
+		}
+	}
+	if d, ok := ctx.Deadline(); ok {
+		if limit = min(limit, d.Sub(now)); limit <= 0 {
+			p.counts.cancelled++
+			return 0, p.timeoutLocked(start, context.DeadlineExceeded)
+		}
+	}
+	return limit, nil
+}
+
+// check says why the session must not be handed out; nil = it is fine as far
+// as can be seen without a round trip.
+func (s *session) check() error {
+	if s.doomed.Load() {
+		return errors.New("its deadline has fired")
+	}
+	if s.wire != nil {
+		return s.wire.quiet()
+	}
+	return s.valid()
+}
+
+// stale says whether the session was idle for so long, by the wall clock, that
+// its socket may not know of its end: a machine that slept, or a load balancer
+// that forgot the connection.
+func (s *session) stale(now time.Time) bool {
+	return !s.idleSince.IsZero() && now.Round(0).Sub(s.idleSince.Round(0)) >= staleAfter
+}
+
+// ping makes a round trip of at most the given time, less if ctx ends.
+func (s *session) ping(ctx context.Context, limit time.Duration) error {
+	p, ok := s.base.(driver.Pinger)
+	if !ok {
+		return nil
+	}
+	if s.wire == nil {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return p.Ping(ctx)
+	}
+	stop := context.AfterFunc(ctx, s.wire.cut)
+	err := s.wire.SetDeadline(time.Now().Add(limit))
+	if err == nil {
+		err = p.Ping(context.Background())
+	}
+	switch {
+	case !stop():
+		return ctx.Err()
+	case err != nil:
+		return err
+	}
+	return s.wire.SetDeadline(time.Time{})
+}
+
+func (s *session) valid() error {
+	if v, ok := s.base.(driver.Validator); ok && !v.IsValid() {
+		return driver.ErrBadConn
+	}
+	return nil
+}
