@@ -1,6 +1,6 @@
 # Two commands to know: make demo, make test.
 
-PGPOOLED_STRESS ?= 5m
+PGPOOLED_TEST_STRESS ?= 5m
 FUZZTIME ?= 30s
 # RACE= switches the race detector off, for systems that have none.
 RACE ?= -race
@@ -26,8 +26,8 @@ postgres: ## install a PostgreSQL server with the system's package manager, if t
 compiler: ## install a C compiler, which the race detector needs, if there is none
 	@sh scripts/install.sh compiler
 
-stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED_STRESS=5m)
-	PGPOOLED_STRESS=$(PGPOOLED_STRESS) go test $(RACE) -count=1 -timeout 3h -v -run Stress ./...
+stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED_TEST_STRESS=5m)
+	PGPOOLED_TEST_STRESS=$(PGPOOLED_TEST_STRESS) go test $(RACE) -count=1 -timeout 3h -v -run Stress ./...
 
 fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 	@sh scripts/fuzz.sh

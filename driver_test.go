@@ -82,11 +82,11 @@ func TestServerErrorsAreLibPQsOwn(t *testing.T) {
 	t.Parallel()
 	db := open(t)
 	_, err := db.Exec("select 1/0")
-	if e, ok := err.(*pq.Error); !ok || e.Code != "22012" { //nolint:errorlint // GORM asserts like this
+	if e, ok := err.(*pq.Error); !ok || e.Code != "22012" { // GORM asserts like this
 		t.Errorf("got %T %v", err, err)
 	}
 	err = db.QueryRow("select 1/$1::int", 0).Scan(new(int))
-	if e, ok := err.(*pq.Error); !ok || e.Code != "22012" { //nolint:errorlint // as above
+	if e, ok := err.(*pq.Error); !ok || e.Code != "22012" { // as above
 		t.Errorf("got %T %v", err, err)
 	}
 	wrong, err := pgpooled.Open(server.DSN("dbname", "nonesuch", "application_name", app()), quiet)
@@ -95,7 +95,7 @@ func TestServerErrorsAreLibPQsOwn(t *testing.T) {
 	}
 	defer wrong.Close()
 	err = wrong.Ping()
-	if e, ok := err.(*pq.Error); !ok || e.Code != "3D000" { //nolint:errorlint // as above
+	if e, ok := err.(*pq.Error); !ok || e.Code != "3D000" { // as above
 		t.Errorf("got %T %v", err, err)
 	}
 }

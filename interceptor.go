@@ -322,7 +322,7 @@ func (i *interceptor) RowsNext(_ context.Context, rows driver.Rows, dest []drive
 		return errStaleRows
 	}
 	err := rows.Next(dest)
-	if err == io.EOF { //nolint:errorlint // the contract of driver.Rows
+	if err == io.EOF { // the contract of driver.Rows
 		return err
 	}
 	return i.judge(i.read, err)

@@ -50,12 +50,14 @@ var (
 	_ driver.ConnPrepareContext = (*lease)(nil)
 	_ driver.ExecerContext      = (*lease)(nil)
 	_ driver.QueryerContext     = (*lease)(nil)
-	_ driver.Execer             = (*lease)(nil) //nolint:staticcheck // lib/pq has it
-	_ driver.Queryer            = (*lease)(nil) //nolint:staticcheck // lib/pq has it
-	_ driver.NamedValueChecker  = (*lease)(nil)
-	_ driver.Pinger             = (*lease)(nil)
-	_ driver.SessionResetter    = (*lease)(nil)
-	_ driver.Validator          = (*lease)(nil)
+	//lint:ignore SA1019 lib/pq has it
+	_ driver.Execer = (*lease)(nil)
+	//lint:ignore SA1019 lib/pq has it
+	_ driver.Queryer           = (*lease)(nil)
+	_ driver.NamedValueChecker = (*lease)(nil)
+	_ driver.Pinger            = (*lease)(nil)
+	_ driver.SessionResetter   = (*lease)(nil)
+	_ driver.Validator         = (*lease)(nil)
 )
 
 // newLease leases a session.

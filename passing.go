@@ -33,7 +33,7 @@ func (r retryPolicy) backoff() retry.Backoff { return exponential(r.baseDelay, r
 // has connected before, so the host's name is not a typing error.
 func passing(err error, known bool) bool {
 	return anyOf(err, func(err error) bool {
-		switch e := err.(type) { //nolint:errorlint // anyOf unwraps
+		switch e := err.(type) { // anyOf unwraps
 		case *pq.Error:
 			return passingState(string(e.Code))
 		case *connectError:
@@ -49,20 +49,20 @@ func passing(err error, known bool) bool {
 		case *tls.CertificateVerificationError, x509.UnknownAuthorityError, x509.HostnameError, tls.AlertError:
 			return false
 		}
-		return err == io.EOF || err == io.ErrUnexpectedEOF || err == context.DeadlineExceeded || //nolint:errorlint // anyOf unwraps
+		return err == io.EOF || err == io.ErrUnexpectedEOF || err == context.DeadlineExceeded || // anyOf unwraps
 			isTimeout(err) || isUnixSocketMissing(err)
 	})
 }
 
 func isTimeout(err error) bool {
-	t, ok := err.(interface{ Timeout() bool }) //nolint:errorlint // anyOf unwraps
+	t, ok := err.(interface{ Timeout() bool }) // anyOf unwraps
 	return ok && t.Timeout()
 }
 
 // isUnixSocketMissing tells a server that is not there from one that may not be
 // reached.
 func isUnixSocketMissing(err error) bool {
-	op, ok := err.(*net.OpError) //nolint:errorlint // anyOf unwraps
+	op, ok := err.(*net.OpError) // anyOf unwraps
 	return ok && op.Net == "unix" && errors.Is(err, syscall.ENOENT)
 }
 
@@ -82,7 +82,7 @@ func passingState(code string) bool {
 // isServerFull: the server has no slot left for us (53300).
 func isServerFull(err error) bool {
 	return anyOf(err, func(err error) bool {
-		e, ok := err.(*pq.Error) //nolint:errorlint // anyOf unwraps
+		e, ok := err.(*pq.Error) // anyOf unwraps
 		return ok && e.Code == "53300"
 	})
 }
@@ -94,7 +94,7 @@ func anyOf(err error, is func(error) bool) bool {
 		if is(err) {
 			return true
 		}
-		if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this is the unwrapping
+		if many, ok := err.(interface{ Unwrap() []error }); ok { // this is the unwrapping
 			for _, e := range many.Unwrap() {
 				if anyOf(e, is) {
 					return true

@@ -174,7 +174,7 @@ func TestCloseGrantsLeasedSessionsTheirTimeAndThenCutsThem(t *testing.T) {
 			}()
 		}
 		time.Sleep(time.Second)
-		if _, err := p.newLease(t.Context()); err != ErrClosed { //nolint:errorlint // the very one
+		if _, err := p.newLease(t.Context()); err != ErrClosed { // the very one
 			t.Errorf("an acquire during close: %v", err)
 		}
 		if s := p.stats(); s.InUse != 3 || s.Idle != 0 || s.Open != 3 {
@@ -190,7 +190,7 @@ func TestCloseGrantsLeasedSessionsTheirTimeAndThenCutsThem(t *testing.T) {
 				text += err.Error()
 			}
 		}
-		if !strings.HasPrefix(text, "pgpooled: close: 2 sessions were still in use after close_timeout (5s)") || strings.Count(text, "pgpooled") != 1 {
+		if !strings.HasPrefix(text, "pgpooled: close: sessions still in use after close_timeout (5s) were cut: 2") || strings.Count(text, "pgpooled") != 1 {
 			t.Errorf("got %q", text)
 		}
 		if err := srv.work(t.Context(), ls[2]); err == nil {
@@ -266,7 +266,7 @@ func TestCloseDoesNotWaitForLeasesOnWhichNothingRan(t *testing.T) {
 		if err := p.close(time.Hour); err != nil || time.Since(start) != 0 {
 			t.Errorf("%v after %s", err, time.Since(start))
 		}
-		if _, err := l.use(t.Context()); err != ErrClosed { //nolint:errorlint // the very one
+		if _, err := l.use(t.Context()); err != ErrClosed { // the very one
 			t.Errorf("its first call: %v", err)
 		}
 		srv.give(l)

@@ -66,7 +66,7 @@ func (m *model) explained(err error) error {
 		}
 		return nil
 	}
-	answer, direct := err.(*pq.Error) //nolint:errorlint // as callers do
+	answer, direct := err.(*pq.Error) // as callers do
 	if direct && answer == errPassword || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (m *model) finish(t *testing.T, orderly bool) error {
 	if s.Open != 0 || s.Waiting != 0 || left != 0 {
 		return fmt.Errorf("after close the server has %d sessions: %+v", left, s)
 	}
-	if _, err := m.p.newLease(t.Context()); err != ErrClosed { //nolint:errorlint // the very one
+	if _, err := m.p.newLease(t.Context()); err != ErrClosed { // the very one
 		return fmt.Errorf("after close: %w", err)
 	}
 	return audit(m.p, m.srv)

@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// seed is PGPOOLED_SEED, or a new one.
+// seed is PGPOOLED_TEST_SEED, or a new one.
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	n := rand.Uint64()
-	if v := os.Getenv("PGPOOLED_SEED"); v != "" {
+	if v := os.Getenv("PGPOOLED_TEST_SEED"); v != "" {
 		var err error
 		if n, err = strconv.ParseUint(v, 10, 64); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("seed %d (PGPOOLED_SEED=%d repeats it)", n, n)
+	t.Logf("seed %d (PGPOOLED_TEST_SEED=%d repeats it)", n, n)
 	return n
 }
 

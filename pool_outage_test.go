@@ -284,7 +284,7 @@ func TestAPermanentErrorReachesEveryCallerAtOnceAsItIs(t *testing.T) {
 		})
 		out := line(t.Context(), p, srv, 5)
 		for range 5 {
-			if o := <-out; o.err != error(errPassword) || o.waited > 2*time.Millisecond { //nolint:errorlint // the very one
+			if o := <-out; o.err != error(errPassword) || o.waited > 2*time.Millisecond { // the very one
 				t.Errorf("number %d: %T %v after %s", o.n, o.err, o.err, o.waited)
 			}
 		}
@@ -305,7 +305,7 @@ func TestRetryModeOffFailsAtOnce(t *testing.T) {
 	bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
 		srv.refuse(errRefused)
 		for range 3 {
-			if o := <-line(t.Context(), p, srv, 1); o.err != errRefused || o.waited != 0 { //nolint:errorlint // the very one
+			if o := <-line(t.Context(), p, srv, 1); o.err != errRefused || o.waited != 0 { // the very one
 				t.Errorf("%v after %s", o.err, o.waited)
 			}
 		}

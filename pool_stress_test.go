@@ -16,10 +16,10 @@ import (
 	"github.com/lib/pq"
 )
 
-// stressFor is PGPOOLED_STRESS, two seconds without it.
+// stressFor is PGPOOLED_TEST_STRESS, two seconds without it.
 func stressFor(t *testing.T) time.Duration {
 	t.Helper()
-	v := os.Getenv("PGPOOLED_STRESS")
+	v := os.Getenv("PGPOOLED_TEST_STRESS")
 	if v == "" {
 		return 2 * time.Second
 	}
@@ -190,7 +190,7 @@ func stressCall(p *pool, srv *fakeServer, r *rand.Rand) error {
 
 // stressExpects: what a caller may be told.
 func stressExpects(err error) bool {
-	answer, ok := err.(*pq.Error) //nolint:errorlint // as callers do
+	answer, ok := err.(*pq.Error) // as callers do
 	return ok && answer == errPassword || errors.Is(err, ErrPoolTimeout) || errors.Is(err, ErrClosed) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errDead)
 }

@@ -102,7 +102,7 @@ func (r RetryPolicy) withDefaults() RetryPolicy {
 // backoff makes go-retry's; again hears of each repetition.
 func (r RetryPolicy) backoff(again func(time.Duration)) retry.Backoff {
 	b := exponential(r.BaseDelay, r.MaxDelay, r.FullJitter)
-	b = retry.WithMaxRetries(uint64(r.MaxAttempts-1), b) //nolint:gosec // at least 1
+	b = retry.WithMaxRetries(uint64(r.MaxAttempts-1), b) // at least 1
 	return retry.BackoffFunc(func() (time.Duration, bool) {
 		delay, stop := b.Next()
 		if !stop {

@@ -179,7 +179,7 @@ func (b borrowed) Close() error                                 { return nil }
 
 // connectError passes what the server answered and explains the rest.
 func (o *opener) connectError(ctx context.Context, err error, start time.Time) error {
-	if direct, ok := err.(*pq.Error); ok { //nolint:errorlint // the server's own answer passes as it is
+	if direct, ok := err.(*pq.Error); ok { // the server's own answer passes as it is
 		return direct
 	}
 	e := &connectError{cause: err, took: time.Since(start)}

@@ -18,7 +18,8 @@ var (
 	_ driver.StmtExecContext   = (*stmt)(nil)
 	_ driver.StmtQueryContext  = (*stmt)(nil)
 	_ driver.NamedValueChecker = (*stmt)(nil)
-	_ driver.ColumnConverter   = (*stmt)(nil) //nolint:staticcheck // sqlmw asks for it
+	//lint:ignore SA1019 sqlmw asks for it
+	_ driver.ColumnConverter = (*stmt)(nil)
 )
 
 // ExecContext runs the statement.
@@ -29,7 +30,8 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driv
 	if e, ok := st.Stmt.(driver.StmtExecContext); ok {
 		return e.ExecContext(ctx, args)
 	}
-	return st.Stmt.Exec(values(args)) //nolint:staticcheck // COPY has only this
+	//lint:ignore SA1019 COPY has only this
+	return st.Stmt.Exec(values(args))
 }
 
 // QueryContext runs the statement.
@@ -40,7 +42,8 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (dri
 	if q, ok := st.Stmt.(driver.StmtQueryContext); ok {
 		return q.QueryContext(ctx, args)
 	}
-	return st.Stmt.Query(values(args)) //nolint:staticcheck // COPY has only this
+	//lint:ignore SA1019 some drivers have only this
+	return st.Stmt.Query(values(args))
 }
 
 // CheckNamedValue asks the statement, then the connection, as database/sql does.
@@ -53,7 +56,8 @@ func (st *stmt) CheckNamedValue(nv *driver.NamedValue) error {
 
 // ColumnConverter keeps the statement's own converter.
 func (st *stmt) ColumnConverter(idx int) driver.ValueConverter {
-	if c, ok := st.Stmt.(driver.ColumnConverter); ok { //nolint:staticcheck // kept for WithBase
+	//lint:ignore SA1019 kept for WithBase
+	if c, ok := st.Stmt.(driver.ColumnConverter); ok {
 		return c.ColumnConverter(idx)
 	}
 	return driver.DefaultParameterConverter

@@ -4,7 +4,7 @@
 #              left running, the tests start their own)
 #   compiler   a C compiler with libc headers, for the race detector
 # What is there is used; what is missing is installed with the system's package
-# manager, through sudo if need be. PGPOOLED_PG_BIN names a folder with
+# manager, through sudo if need be. PGPOOLED_TEST_PG_BIN names a folder with
 # PostgreSQL's programs. PGPOOLED_FORCE_INSTALL=1 installs in any case.
 set -eu
 
@@ -31,8 +31,8 @@ has_server() { [ -x "$1/initdb" ] && [ -x "$1/postgres" ]; }
 # find_postgres prints the folder of initdb and postgres. The same places as in
 # internal/pgtest/binaries.go.
 find_postgres() {
-	if [ -n "${PGPOOLED_PG_BIN:-}" ]; then
-		has_server "$PGPOOLED_PG_BIN" && echo "$PGPOOLED_PG_BIN"
+	if [ -n "${PGPOOLED_TEST_PG_BIN:-}" ]; then
+		has_server "$PGPOOLED_TEST_PG_BIN" && echo "$PGPOOLED_TEST_PG_BIN"
 		return
 	fi
 	dir=$(command -v initdb) && dir=$(dirname "$dir") && has_server "$dir" && echo "$dir" && return
@@ -131,10 +131,10 @@ ensure() {
 for what in "$@"; do
 	case $what in
 	postgres)
-		[ -z "${PGPOOLED_PG_BIN:-}" ] || has_server "$PGPOOLED_PG_BIN" ||
-			fail "PGPOOLED_PG_BIN is set, but the folder it names has no initdb and postgres"
+		[ -z "${PGPOOLED_TEST_PG_BIN:-}" ] || has_server "$PGPOOLED_TEST_PG_BIN" ||
+			fail "PGPOOLED_TEST_PG_BIN is set, but the folder it names has no initdb and postgres"
 		ensure "PostgreSQL server" find_postgres install_postgres \
-			"Install PostgreSQL yourself (any version from 12 on), or set PGPOOLED_PG_BIN to the folder with its initdb and postgres."
+			"Install PostgreSQL yourself (any version from 12 on), or set PGPOOLED_TEST_PG_BIN to the folder with its initdb and postgres."
 		;;
 	compiler)
 		ensure "C compiler" works_compiler install_compiler \

@@ -16,7 +16,7 @@ import (
 )
 
 // binVariable names a folder with initdb and postgres; it goes before the search.
-const binVariable = "PGPOOLED_PG_BIN"
+const binVariable = "PGPOOLED_TEST_PG_BIN"
 
 // wellKnown are the folders of the packages that do not put initdb on the
 // PATH: Debian, Red Hat, SUSE, Alpine, Homebrew, Postgres.app, FreeBSD and
@@ -34,7 +34,7 @@ var wellKnown = []string{
 	"/usr/local/bin",
 }
 
-// findBinaries returns the folder with initdb and postgres: $PGPOOLED_PG_BIN,
+// findBinaries returns the folder with initdb and postgres: $PGPOOLED_TEST_PG_BIN,
 // the PATH, what pg_config says, then the newest of the well-known folders.
 func findBinaries() (string, error) {
 	if dir := os.Getenv(binVariable); dir != "" {
