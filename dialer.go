@@ -27,7 +27,7 @@ type dialer struct {
 	stop  func() bool     // ends the watch over ctx
 
 	mu     sync.Mutex
-	wires  []*wire                  // guarded by mu: the attempt's sockets, the last one counts
+	wires  []*wire                  // guarded by mu: the attempt's sockets, nil for a failed dial; the last one counts
 	opened bool                     // guarded by mu: the attempt is over
 	closed bool                     // guarded by mu: the session is closed, no more cancel requests
 	cancel map[*cancelConn]struct{} // guarded by mu: sockets of cancel requests
@@ -40,7 +40,9 @@ func newDialer(ctx context.Context, o *opener, s *session, hosts int) *dialer {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, w := range d.wires {
-			w.cut()
+			if w != nil {
+				w.cut()
+			}
 		}
 	})
 	return d

@@ -209,7 +209,8 @@ func (c *Connector) Stats() Stats { return c.pool.stats() }
 
 // Close closes the pool: callers in line get ErrClosed, idle sessions are closed
 // at once, leased ones may finish until close_timeout and are then cut, which
-// the error reports. It returns when no goroutine, socket or session is left.
+// the error reports; the server notices a cut when it next writes or reads. It
+// returns when no goroutine, socket or session is left here.
 // db.Close calls it. Connectors of one pool_name share the pool: the last Close
 // closes it.
 func (c *Connector) Close() error {

@@ -56,20 +56,19 @@ func (g *guard) begin(ctx context.Context, s *session) {
 // end stops the watch. Whoever holds the mutex is done or will find that the
 // call is over: nothing reaches the next one.
 func (g *guard) end() {
-	if g.unmerge != nil {
+	if g.stop != nil {
+		g.stop()
+		g.stop = nil
+		g.mu.Lock()
+		g.armed = false
+		if g.timer != nil {
+			g.timer.Stop()
+			g.timer = nil
+		}
+		g.mu.Unlock()
+	}
+	if g.unmerge != nil { // last: it ends the context that was watched
 		g.unmerge()
 		g.unmerge = nil
-	}
-	if g.stop == nil {
-		return
-	}
-	g.stop()
-	g.stop = nil
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.armed = false
-	if g.timer != nil {
-		g.timer.Stop()
-		g.timer = nil
 	}
 }

@@ -29,14 +29,16 @@ var (
 // timers run beside it.
 type interceptor struct {
 	sqlmw.NullInterceptor
-	s     *session
-	grace time.Duration // between a context's end and giving up the connection
+	s       *session
+	unnamed bool          // no named statements: a pooler may run somebody else's
+	grace   time.Duration // between a context's end and giving up the connection
 
-	lease uint64      // counts the leases: what belongs to an earlier one is stale
-	used  bool        // something was asked of the session in this lease
-	rows  driver.Rows // open rows, nil = none
-	read  call        // the call that opened them
-	tx    *txn        // the transaction begun through BeginTx, nil = none
+	lease  uint64      // counts the leases: what belongs to an earlier one is stale
+	used   bool        // something was asked of the session in this lease
+	rows   driver.Rows // open rows, nil = none
+	read   call        // the call that opened them
+	broken error       // why they ended early, nil = they did not
+	tx     *txn        // the transaction begun through BeginTx, nil = none
 
 	closing []*stmt // statements to close once the rows are
 
@@ -201,7 +203,7 @@ func (i *interceptor) endLease() (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
 	i.lease++
-	i.used, i.rows, i.tx, i.closing = false, nil, nil, nil
+	i.used, i.rows, i.tx, i.closing, i.broken = false, nil, nil, nil, nil
 	return clean, left
 }
 
@@ -255,6 +257,9 @@ func (i *interceptor) opened(c call, rows driver.Rows, err error) error {
 
 // ConnPrepareContext prepares a statement.
 func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPrepareContext, query string) (context.Context, driver.Stmt, error) {
+	if i.unnamed && !startsWithCopy(query) {
+		return ctx, &stmt{Stmt: &textStmt{conn: i.s.base, query: query}, intr: i, lease: i.lease}, nil
+	}
 	own, c, err := i.start(ctx, "prepare", query)
 	if err != nil {
 		return ctx, nil, err
@@ -325,7 +330,10 @@ func (i *interceptor) RowsNext(_ context.Context, rows driver.Rows, dest []drive
 	if err == io.EOF { // the contract of driver.Rows
 		return err
 	}
-	return i.judge(i.read, err)
+	if err = i.judge(i.read, err); err != nil && i.s.doomed.Load() {
+		i.broken = err
+	}
+	return err
 }
 
 // RowsClose ends the call that opened the rows.
@@ -333,8 +341,14 @@ func (i *interceptor) RowsClose(_ context.Context, rows driver.Rows) error {
 	if i.rows != rows {
 		return nil
 	}
-	err := i.end(i.read, rows.Close())
-	i.rows = nil
+	err := rows.Close()
+	if i.broken != nil { // already judged
+		i.guard.end()
+		err = i.broken
+	} else {
+		err = i.end(i.read, err)
+	}
+	i.rows, i.broken = nil, nil
 	for _, st := range i.closing {
 		if cerr := i.closeStmt(st); err == nil {
 			err = cerr

@@ -101,6 +101,9 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 				return nil, fmt.Errorf("WithBeforeConnect: %w", err)
 			}
 		}
+		// Behind a transaction pooler each Sync may meet another server process, so
+		// a statement has to be one message group.
+		cfg.BinaryParameters = cfg.BinaryParameters || o.cfg.PgBouncer
 		cfg.ConnectTimeout = 0 // the wire's deadline is absolute, lib/pq's is per host
 		c, err := pq.NewConnectorConfig(cfg)
 		if err != nil {
@@ -110,7 +113,7 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		c.Dialer(s.dials)
 		base = c
 	}
-	s.intr = &interceptor{s: s}
+	s.intr = &interceptor{s: s, unnamed: o.cfg.PgBouncer}
 	wrapped, err := sqlmw.Driver(bareDriver{base}, s.intr).(driver.DriverContext).OpenConnector("")
 	if err != nil {
 		return nil, err
@@ -246,7 +249,7 @@ func (s *session) close() {
 	}
 	_ = s.wire.SetDeadline(time.Now().Add(lingerLimit))
 	_ = s.base.Close()
-	s.wire.hangUp(lingerLimit)
+	s.wire.hangUp()
 	s.dials.close()
 }
 

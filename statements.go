@@ -63,6 +63,51 @@ func (st *stmt) ColumnConverter(idx int) driver.ValueConverter {
 	return driver.DefaultParameterConverter
 }
 
+// textStmt is a prepared statement that only remembers its text, for sessions
+// that must not name statements. Errors in the text show at its first use.
+type textStmt struct {
+	conn  driver.Conn
+	query string
+}
+
+// Close has nothing to close.
+func (t *textStmt) Close() error { return nil }
+
+// NumInput is not known.
+func (t *textStmt) NumInput() int { return -1 }
+
+// ExecContext sends the text.
+func (t *textStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if c, ok := t.conn.(driver.ExecerContext); ok {
+		return c.ExecContext(ctx, t.query, args)
+	}
+	return nil, driver.ErrSkip
+}
+
+// QueryContext sends the text.
+func (t *textStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if c, ok := t.conn.(driver.QueryerContext); ok {
+		return c.QueryContext(ctx, t.query, args)
+	}
+	return nil, driver.ErrSkip
+}
+
+// Exec is ExecContext without a context.
+func (t *textStmt) Exec(args []driver.Value) (driver.Result, error) {
+	return t.ExecContext(context.Background(), named(args))
+}
+
+// Query is QueryContext without a context.
+func (t *textStmt) Query(args []driver.Value) (driver.Rows, error) {
+	return t.QueryContext(context.Background(), named(args))
+}
+
+// startsWithCopy: lib/pq streams COPY ... FROM STDIN through Prepare.
+func startsWithCopy(query string) bool {
+	lx := lexer{src: query}
+	return lx.next().text == "copy"
+}
+
 // checkNamedValue is what database/sql does for a connection.
 func checkNamedValue(conn driver.Conn, nv *driver.NamedValue) (err error) {
 	if c, ok := conn.(driver.NamedValueChecker); ok {

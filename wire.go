@@ -94,6 +94,17 @@ func (w *wire) SetDeadline(t time.Time) error {
 	return w.Conn.SetDeadline(t)
 }
 
+// SetWriteDeadline is for crypto/tls, which allows its own goodbye five seconds:
+// a deadline that rules already stays.
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fixed {
+		return nil
+	}
+	return w.Conn.SetWriteDeadline(t)
+}
+
 func (w *wire) Write(b []byte) (int, error) {
 	if w.refuse.Load() {
 		return 0, errWriteRefused
@@ -130,13 +141,12 @@ func (w *wire) Close() error {
 	return nil
 }
 
-// hangUp waits until the server has closed its end, at most for the given time,
-// and closes the socket. By then the server has taken the session off its list:
+// hangUp waits until the server has closed its end, at most until the deadline
+// that is set, and closes the socket. By then the server has taken the session off its list:
 // a backend leaves pg_stat_activity before its process, and with it the socket,
 // ends.
-func (w *wire) hangUp(limit time.Duration) {
+func (w *wire) hangUp() {
 	_ = w.Close()
-	_ = w.SetDeadline(time.Now().Add(limit))
 	buf := make([]byte, 4096)
 	for {
 		if _, err := w.Conn.Read(buf); err != nil {
