@@ -125,9 +125,20 @@ func (d *dialer) tune(c net.Conn) {
 		return
 	}
 	cfg := d.o.cfg
-	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+	keep := net.KeepAliveConfig{
 		Enable: cfg.Keepalives, Idle: cfg.KeepalivesIdle, Interval: cfg.KeepalivesInterval, Count: cfg.KeepalivesCount,
-	})
+	}
+	// Zero is the system's value here; to package net it is a default of its own.
+	if keep.Idle == 0 {
+		keep.Idle = -1
+	}
+	if keep.Interval == 0 {
+		keep.Interval = -1
+	}
+	if keep.Count == 0 {
+		keep.Count = -1
+	}
+	_ = tcp.SetKeepAliveConfig(keep)
 	if raw, err := tcp.SyscallConn(); err == nil && cfg.TCPUserTimeout > 0 {
 		_ = setUserTimeout(raw, cfg.TCPUserTimeout)
 	}

@@ -96,7 +96,7 @@
 //     hosts, TLS, authentication and session checks. PGCONNECT_TIMEOUT (whole seconds) counts where
 //     neither the DSN nor PGPOOLED_CONNECT_TIMEOUT has it.
 //   - socket_timeout (default 0; bare: seconds; 0 = off): The longest wait for the server's next
-//     bytes. Not in effect in this version yet.
+//     bytes, in calls without a context too. What took longer is not repeated.
 //   - cancel_grace (default 0; 0 = the larger of 500ms and 6 × the measured dial time): Between a
 //     context's end and giving the connection up.
 //   - close_timeout (default 5s; 0 = cut at once): What db.Close() grants to leased sessions before
@@ -111,16 +111,16 @@
 //   - keepalives_count (default 3; 0 = the system's): Unanswered keepalives after which the
 //     connection is dead.
 //   - retry_mode (default safe): off: nothing is repeated; connect: only opening a connection;
-//     safe: also what cannot have had an effect; all: every statement counts as idempotent. all is
-//     not in effect in this version yet.
-//   - retry_max_attempts (default 0; 0 = as many as fit the time budget): Attempts of one call, the
-//     first included.
+//     safe: also what cannot have had an effect; all: every statement counts as idempotent.
+//   - retry_max_attempts (default 0; 0 = as many as fit the time budget): Failed attempts to
+//     connect in a row after which those who wait get the last error.
 //   - retry_base_delay (default 50ms): The first backoff; it doubles, with full jitter.
 //   - retry_max_delay (default 1s): The longest backoff.
 //   - statement_cache_capacity, statement_cache_size (default 256 on sessions proven direct, else
 //     0; 0 with pgbouncer=true or binary_parameters=yes; 0 = no cache): Prepared statements kept
 //     per session. Not in effect in this version yet.
-//   - pgbouncer (default false): Transaction-pooling mode: no named statements.
+//   - pgbouncer (default false): Transaction-pooling mode: no named statements, and each call with
+//     arguments in one message group, as with binary_parameters=yes.
 //   - commit_check (default off): Finds out the fate of a COMMIT that got no answer. on (or xid):
 //     by the transaction's id; ledger: by a token row. Not in effect in this version yet.
 //   - leak_detection_threshold (default 0; 0 = off): A lease held longer is logged with the stack

@@ -98,9 +98,8 @@ var params = []param{
 	},
 	{
 		key: "socket_timeout", from: "Prisma", bare: time.Second, def: "0", min: aMillisecond, max: aYear, zero: "off",
-		doc:    "The longest wait for the server's next bytes.",
-		field:  func(c *Config) any { return &c.SocketTimeout },
-		notYet: "Not in effect in this version yet.",
+		doc:   "The longest wait for the server's next bytes, in calls without a context too. What took longer is not repeated.",
+		field: func(c *Config) any { return &c.SocketTimeout },
 	},
 	{
 		key: "cancel_grace", def: "0", min: aMillisecond, max: aDay, zero: "the larger of 500ms and 6 × the measured dial time",
@@ -139,13 +138,12 @@ var params = []param{
 	},
 	{
 		key: "retry_mode", def: "safe", values: []string{"off", "connect", "safe", "all"},
-		doc:    "off: nothing is repeated; connect: only opening a connection; safe: also what cannot have had an effect; all: every statement counts as idempotent.",
-		field:  func(c *Config) any { return &c.RetryMode },
-		notYet: "all is not in effect in this version yet.",
+		doc:   "off: nothing is repeated; connect: only opening a connection; safe: also what cannot have had an effect; all: every statement counts as idempotent.",
+		field: func(c *Config) any { return &c.RetryMode },
 	},
 	{
 		key: "retry_max_attempts", def: "0", max: 1000, zero: "as many as fit the time budget",
-		doc:   "Attempts of one call, the first included.",
+		doc:   "Failed attempts to connect in a row after which those who wait get the last error.",
 		field: func(c *Config) any { return &c.RetryMaxAttempts },
 	},
 	{
@@ -169,7 +167,7 @@ var params = []param{
 	},
 	{
 		key: "pgbouncer", from: "Prisma", def: "false",
-		doc:   "Transaction-pooling mode: no named statements.",
+		doc:   "Transaction-pooling mode: no named statements, and each call with arguments in one message group, as with binary_parameters=yes.",
 		field: func(c *Config) any { return &c.PgBouncer },
 	},
 	{
