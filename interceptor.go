@@ -257,7 +257,8 @@ func (i *interceptor) opened(c call, rows driver.Rows, err error) error {
 
 // ConnPrepareContext prepares a statement.
 func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPrepareContext, query string) (context.Context, driver.Stmt, error) {
-	if i.unnamed && !startsWithCopy(query) {
+	copies := startsWithCopy(query)
+	if i.unnamed && !copies {
 		return ctx, &stmt{Stmt: &textStmt{conn: i.s.base, query: query}, intr: i, lease: i.lease}, nil
 	}
 	own, c, err := i.start(ctx, "prepare", query)
@@ -268,7 +269,7 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
 	}
-	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease}, nil
+	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, copies: copies}, nil
 }
 
 // ConnBeginTx begins a transaction. lib/pq does not get to see the context: it

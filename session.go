@@ -127,6 +127,11 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil { // the socket may have been cut just now
+		s.conn = conn.(sessionConn)
+		s.abort()
+		return nil, err
+	}
 	if s.wire == nil {
 		s.gone = make(chan struct{})
 	}

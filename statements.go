@@ -10,8 +10,9 @@ import (
 // lease; what is used later all the same is refused here.
 type stmt struct {
 	driver.Stmt
-	intr  *interceptor
-	lease uint64
+	intr   *interceptor
+	lease  uint64
+	copies bool // COPY ... FROM STDIN
 }
 
 var (
@@ -164,13 +165,23 @@ func (i *interceptor) closeStmt(st *stmt) error {
 		return nil // it goes with the session
 	}
 	c := call{op: "close", ctx: context.Background()}
+	if i.tx != nil {
+		c.tx = i.tx.ctx
+	}
 	w := i.s.wire
 	if w == nil {
 		return i.judge(c, st.Stmt.Close())
 	}
+	c.before = w.sent.Load()
+	if st.copies {
+		// Closing a COPY sends the rest and waits until the server has taken it.
+		if c.tx != nil {
+			i.guard.begin(c.tx, i.s)
+		}
+		return i.end(c, st.Stmt.Close())
+	}
 	// database/sql gives no context here, and the server answers at once or not
 	// at all.
-	c.before = w.sent.Load()
 	_ = w.SetDeadline(time.Now().Add(i.grace))
 	err := i.judge(c, st.Stmt.Close())
 	if err == nil {
