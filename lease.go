@@ -35,6 +35,7 @@ type lease struct {
 	pool     *pool
 	state    atomic.Int32
 	s        *session // owned by whoever won the state
+	calls    int      // what ran on it, Ping aside
 	replayed bool     // its session serves one repeated read and nothing else
 
 	raw  bool // PQConn gave lib/pq's connection away
@@ -181,6 +182,7 @@ func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, e
 		var zero T
 		return zero, err
 	}
+	l.calls++
 	v, err := run(s.conn)
 	if err != nil && isFirst && l.state.Load() == leaseUsed {
 		return readAgain(ctx, l, err, run)
@@ -194,7 +196,12 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	if err != nil {
 		return nil, err
 	}
-	return s.conn.PrepareContext(ctx, query)
+	l.calls++
+	st, err := s.conn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return &leaseStmt{sessionStmt: st.(sessionStmt), l: l, query: query}, nil
 }
 
 // BeginTx begins a transaction.
@@ -203,6 +210,7 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	if err != nil {
 		return nil, err
 	}
+	l.calls++
 	return s.conn.BeginTx(ctx, opts)
 }
 

@@ -219,3 +219,47 @@ func TestSocketTimeoutEndsACallWithoutAContext(t *testing.T) {
 		mustExec(t, server.Admin(), "truncate "+table)
 	}
 }
+
+func TestAPreparedReadIsRepeatedLikeAFirstCall(t *testing.T) {
+	t.Parallel()
+	db, proxy := through(t, server)
+	pooled, err := db.Prepare("select $1::int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pooled.Close()
+	conn, err := db.Conn(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	pinned, err := conn.PrepareContext(testContext(t), "select $1::int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	for name, st := range map[string]*sql.Stmt{"db.Prepare": pooled, "conn.Prepare": pinned} {
+		for after := 0; after < 60; after += 3 {
+			replays := stats(t, db).Replays
+			proxy.Arm(faultnet.ToClient, after, faultnet.CutClient)
+			var n int
+			err := st.QueryRow(after).Scan(&n)
+			proxy.Disarm()
+			switch {
+			case err == nil && n == after:
+			case name == "conn.Prepare" && after > 0:
+				// Something has run on the connection before.
+				var lost *pgpooled.ConnLostError
+				if !errors.As(err, &lost) || errors.Is(err, driver.ErrBadConn) {
+					t.Fatalf("%s, cut after byte %d: %T %v", name, after, err, err)
+				}
+				after = 60
+			default:
+				t.Fatalf("%s, cut after byte %d: %d, %T %v", name, after, n, err, err)
+			}
+			if after == 0 && name == "conn.Prepare" && stats(t, db).Replays == replays {
+				t.Error("not repeated")
+			}
+		}
+	}
+}
