@@ -1,0 +1,353 @@
+package pgpooled_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"go.uber.org/goleak"
+
+	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/internal/faultnet"
+	"github.com/pgpooled/pgpooled/internal/pgtest"
+)
+
+const (
+	deadline = 150 * time.Millisecond // of the contexts
+	grace    = 200 * time.Millisecond // cancel_grace
+
+	// late is many times what is allowed, and far below the ten seconds after
+	// which lib/pq gives up a cancel request.
+	late = 10 * (deadline + grace)
+)
+
+// noLeaks checks that no goroutine, and so no timer's function, outlives what
+// the test did. Such a test runs alone.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+}
+
+// intime runs a call and fails the test if it does not return in time.
+func intime(t *testing.T, what string, call func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	start := time.Now()
+	go func() { done <- call() }()
+	select {
+	case err := <-done:
+		if took := time.Since(start); took > late {
+			t.Errorf("%s: took %s", what, took)
+		}
+		return err
+	case <-time.After(40 * time.Second):
+		t.Fatalf("%s: hangs", what)
+		return nil
+	}
+}
+
+// silenced is one call: ready prepares it on a network that works and returns
+// the call, which is made when the network is silent.
+type silenced struct {
+	name  string
+	ready func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error
+
+	any   bool // its error may be nil or anything: only the time counts
+	write bool // sent and without an answer, so its outcome is unknown
+}
+
+func silencedCalls() []silenced {
+	return []silenced{
+		{name: "ping", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return func() error { return db.PingContext(ctx) }
+		}},
+		{name: "exec", write: true, ready: func(_ *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			return func() error { _, err := db.ExecContext(ctx, "insert into "+table+" values (1)"); return err }
+		}},
+		{name: "exec with argument", write: true, ready: func(_ *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			return func() error { _, err := db.ExecContext(ctx, "insert into "+table+" values ($1)", 2); return err }
+		}},
+		{name: "query", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return func() error { return db.QueryRowContext(ctx, "select $1::int", 1).Scan(new(int)) }
+		}},
+		{name: "prepare", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return func() error { _, err := db.PrepareContext(ctx, "select 1"); return err }
+		}},
+		{name: "prepared exec", write: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			st := prepared(t, db, "insert into "+table+" values ($1)")
+			return func() error { _, err := st.ExecContext(ctx, 3); return err }
+		}},
+		{name: "prepared query", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			st := prepared(t, db, "select $1::int")
+			return func() error { return st.QueryRowContext(ctx, 4).Scan(new(int)) }
+		}},
+		{name: "begin", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return func() error { _, err := db.BeginTx(ctx, nil); return err }
+		}},
+		{name: "exec in a transaction", ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			tx := begun(t, context.Background(), db)
+			return func() error { _, err := tx.ExecContext(ctx, "insert into "+table+" values (5)"); return err }
+		}},
+		{name: "commit", write: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return begun(t, ctx, db).Commit
+		}},
+		{name: "rollback", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return begun(t, ctx, db).Rollback
+		}},
+		{name: "COPY", ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			tx := begun(t, ctx, db)
+			st, err := tx.Prepare(pq.CopyIn(table, "id"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() error {
+				if _, err := st.ExecContext(ctx, 6); err != nil {
+					return err
+				}
+				_, err := st.ExecContext(ctx)
+				return err
+			}
+		}},
+		{name: "rows in mid-flight", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			rows := someRows(t, ctx, db)
+			return func() error {
+				for rows.Next() {
+				}
+				return rows.Err()
+			}
+		}},
+		{name: "rows.Close", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			return someRows(t, ctx, db).Close
+		}},
+		{name: "closing a statement", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			conn, err := db.Conn(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			st, err := conn.PrepareContext(ctx, "select 1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st.Close
+		}},
+		{name: "closing a sql.Conn with a statement", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			conn, err := db.Conn(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.PrepareContext(ctx, "select 1"); err != nil {
+				t.Fatal(err)
+			}
+			return conn.Close
+		}},
+		{name: "a new connection", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			tx := begun(t, context.Background(), db) // has the only one
+			return func() error {
+				err := db.PingContext(ctx)
+				_ = tx
+				return err
+			}
+		}},
+		{name: "closing the pool", any: true, ready: func(_ *testing.T, _ context.Context, db *sql.DB, _ string) func() error {
+			return db.Close
+		}},
+		{name: "closing the pool under a call", any: true, ready: func(t *testing.T, _ context.Context, db *sql.DB, _ string) func() error {
+			rows := someRows(t, context.Background(), db)
+			return func() error {
+				err := db.Close()
+				_ = rows.Close()
+				return err
+			}
+		}},
+	}
+}
+
+func prepared(t *testing.T, db *sql.DB, query string) *sql.Stmt {
+	t.Helper()
+	st, err := db.Prepare(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
+}
+
+func begun(t *testing.T, ctx context.Context, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback() })
+	return tx
+}
+
+func someRows(t *testing.T, ctx context.Context, db *sql.DB) *sql.Rows {
+	t.Helper()
+	rows, err := db.QueryContext(ctx, "select generate_series(1, 200000), repeat('x', 500)")
+	if err != nil || !rows.Next() {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rows.Close() })
+	return rows
+}
+
+// lib/pq #620: it waits for a cancel request that nobody answers.
+func TestDeadlineEveryCallReturnsOnASilentNetwork(t *testing.T) {
+	noLeaks(t)
+	t.Run("calls", func(t *testing.T) {
+		for _, tls := range []string{"disable", "require"} {
+			for _, c := range silencedCalls() {
+				t.Run(tls+"/"+c.name, func(t *testing.T) {
+					t.Parallel()
+					table := newTable(t)
+					limit := "3"
+					if c.name == "a new connection" {
+						limit = "1"
+					}
+					db, proxy := through(t, server, "sslmode", tls, "cancel_grace", grace.String(), "close_timeout", grace.String(), "max_open_conns", limit)
+					t.Cleanup(proxy.Thaw)
+					if err := db.Ping(); err != nil {
+						t.Fatal(err)
+					}
+					// It ends when the call is under way.
+					ctx, cancel := context.WithCancelCause(context.Background())
+					defer cancel(nil)
+					ended := &endsAt{Context: ctx}
+					call := c.ready(t, ended, db, table)
+					proxy.Freeze()
+					timer := time.AfterFunc(deadline, func() { ended.over.Store(true); cancel(context.DeadlineExceeded) })
+					defer timer.Stop()
+					err := intime(t, c.name, call)
+					var unknown *pgpooled.OutcomeUnknownError
+					switch {
+					case c.any:
+					case !errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn):
+						t.Errorf("%T %v", err, err)
+					case errors.As(err, &unknown) != c.write:
+						t.Errorf("unknown=%t: %v", !c.write, err)
+					}
+				})
+			}
+		}
+	})
+}
+
+// endsAt is a context whose deadline passes when the test says so.
+type endsAt struct {
+	context.Context
+	over atomic.Bool
+}
+
+func (e *endsAt) Err() error {
+	if err := e.Context.Err(); err == nil || !e.over.Load() {
+		return err
+	}
+	return context.DeadlineExceeded
+}
+
+func TestDeadlineNewConnectionsAtEachStage(t *testing.T) {
+	s := pgtest.StartT(t, pgtest.Options{TLS: true, Password: "right"})
+	noLeaks(t)
+	t.Run("stages", func(t *testing.T) {
+		for name, test := range map[string]struct {
+			tls   string
+			after int // bytes of the server's that pass
+		}{
+			"TCP accepted and silent":     {"disable", 0},
+			"authentication half way":     {"disable", 60},
+			"silent before TLS":           {"require", 0},
+			"TLS half way":                {"require", 400},
+			"authentication half way/TLS": {"require", 2400},
+		} {
+			for _, bound := range []string{"context", "pool_timeout"} {
+				t.Run(name+"/"+bound, func(t *testing.T) {
+					t.Parallel()
+					db, proxy := through(t, s, "sslmode", test.tls, "password", "right", "connect_timeout", "10s",
+						"pool_timeout", map[string]string{"context": "30s", "pool_timeout": deadline.String()}[bound])
+					proxy.SetScript(func(int) faultnet.Script {
+						return faultnet.Script{{Dir: faultnet.ToClient, After: test.after, Do: faultnet.Stall}}
+					})
+					ctx, cancel := context.WithTimeout(context.Background(), late)
+					if bound == "context" {
+						ctx, cancel = context.WithTimeout(context.Background(), deadline)
+					}
+					defer cancel()
+					err := intime(t, name, func() error { _, err := db.ExecContext(ctx, "select 1"); return err })
+					want := map[string]error{"context": context.DeadlineExceeded, "pool_timeout": pgpooled.ErrPoolTimeout}[bound]
+					if !errors.Is(err, want) || errors.Is(err, driver.ErrBadConn) {
+						t.Errorf("%T %v", err, err)
+					}
+					if proxy.Fired() == 0 && test.after > 0 {
+						t.Error("the connection never came to that stage")
+					}
+				})
+			}
+		}
+	})
+}
+
+func running(t *testing.T, name string) int {
+	t.Helper()
+	return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and state = 'active'", name)
+}
+
+func TestDeadlineTheServersStatementIsCancelledOnASlowNetworkToo(t *testing.T) {
+	noLeaks(t)
+	t.Run("networks", func(t *testing.T) {
+		for _, latency := range []time.Duration{0, 150 * time.Millisecond} {
+			for _, tls := range []string{"disable", "require"} {
+				for how, args := range map[string][]any{"simple": nil, "extended": {60}} {
+					t.Run(fmt.Sprintf("%s/%s/%s", latency, tls, how), func(t *testing.T) {
+						t.Parallel()
+						proxy, err := faultnet.New(server.Addr())
+						if err != nil {
+							t.Fatal(err)
+						}
+						proxy.SetLatency(latency)
+						db, name := openOn(t, server, "host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "sslmode", tls)
+						t.Cleanup(func() { db.Close(); proxy.Close() })
+						query := map[string]string{"simple": "select pg_sleep(60)", "extended": "select pg_sleep($1)"}[how]
+						if err := db.Ping(); err != nil {
+							t.Fatal(err)
+						}
+						ctx, cancel := context.WithCancel(context.Background())
+						done := make(chan error, 1)
+						go func() { _, err := db.ExecContext(ctx, query, args...); done <- err }()
+						eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
+						cancel()
+						var answer *pq.Error
+						if err := <-done; !errors.Is(err, context.Canceled) || !errors.As(err, &answer) || answer.Code != "57014" {
+							t.Errorf("%T %v", err, err)
+						}
+						eventually(t, "the statement ends", func() bool { return running(t, name) == 0 })
+					})
+				}
+			}
+		}
+	})
+}
+
+// slowCancels sends the next connection over another, slower way.
+type slowCancels struct {
+	slow *faultnet.Proxy
+	next atomic.Bool
+	took atomic.Int64
+}
+
+func (d *slowCancels) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.next.CompareAndSwap(true, false) {
+		d.took.Add(1)
+		address = d.slow.Addr()
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}

@@ -1,0 +1,197 @@
+package pgpooled_test
+
+import (
+	"context"
+	"database/sql"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/internal/pgtest"
+)
+
+// hidden is a conn that cannot be peeked at, as on Windows or behind a tunnel:
+// its liveness is probed by a short read.
+// Embedding the interface hides SyscallConn and NetConn.
+type hidden struct{ net.Conn }
+
+// hidingDialer is a dialer of such conns.
+func hidingDialer() *meter { return &meter{hide: true} }
+
+// rest makes n sessions and leaves them idle; it returns their server processes.
+func rest(t *testing.T, db *sql.DB, n int) []int {
+	t.Helper()
+	conns := make([]*sql.Conn, n)
+	pids := make([]int, n)
+	for i := range conns {
+		c, err := db.Conn(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i], pids[i] = c, queryInt(t, c, "select pg_backend_pid()")
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	return pids
+}
+
+// kill9 kills a process and returns when it is gone, its sockets included.
+func kill9(t *testing.T, pid int) {
+	t.Helper()
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(t, pid)
+}
+
+func awaitExit(t *testing.T, pid int) {
+	t.Helper()
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the process is gone", func() bool { return p.Signal(syscall.Signal(0)) != nil })
+}
+
+// Whatever ends idle sessions, no call sees it: FACTS, section 3.
+func TestNoCallFailsAfterIdleSessionsHaveEnded(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{TLS: true})
+	ends := []struct {
+		name string
+		end  func(pids []int) (dead int)
+	}{
+		{"restart fast", func(pids []int) int { must(t, s.Restart(testContext(t), "fast")); return len(pids) }},
+		{"restart immediate", func(pids []int) int { must(t, s.Restart(testContext(t), "immediate")); return len(pids) }},
+		{"kill -9 of all", func(pids []int) int {
+			must(t, s.Down("kill"))
+			must(t, s.Up(testContext(t)))
+			return len(pids)
+		}},
+		{"kill -9 of the postmaster", func(pids []int) int {
+			kill9(t, s.Pid())
+			for _, pid := range pids {
+				awaitExit(t, pid)
+			}
+			must(t, s.Down("kill"))
+			must(t, s.Up(testContext(t)))
+			return len(pids)
+		}},
+		{"pg_terminate_backend of one", func(pids []int) int {
+			mustExec(t, s.Admin(), "select pg_terminate_backend($1, 5000)", pids[0])
+			return 1
+		}},
+		{"kill -9 of its own backend", func(pids []int) int {
+			kill9(t, pids[0]) // the server then ends all others
+			for _, pid := range pids {
+				awaitExit(t, pid)
+			}
+			return len(pids)
+		}},
+		{"kill -9 of another's backend", func(pids []int) int {
+			kill9(t, queryInt(t, s.Admin(), "select pg_backend_pid()"))
+			for _, pid := range pids {
+				awaitExit(t, pid)
+			}
+			return len(pids)
+		}},
+	}
+	for _, mode := range []string{"disable", "require"} {
+		for by, dialer := range map[string]*meter{"peek": {}, "read": hidingDialer()} {
+			db := openWith(t, s.DSN("sslmode", mode, "application_name", app(), "pool_timeout", "30s", "max_open_conns", "4"), pgpooled.WithDialer(dialer))
+			for _, e := range ends {
+				pids := rest(t, db, 4)
+				before := stats(t, db)
+				dead := int64(e.end(pids))
+				for i := range 8 {
+					if _, err := db.Exec("create temp table if not exists t (i int)"); err != nil { // not a reader: nothing repeats it
+						t.Errorf("%s, sslmode=%s, by %s: call %d: %v", e.name, mode, by, i, err)
+					}
+				}
+				rest(t, db, 4) // looks at each of them
+				now := stats(t, db)
+				if now.ClosedDead-before.ClosedDead != dead || now.ClosedBroken != before.ClosedBroken || now.OutcomesUnknown != before.OutcomesUnknown {
+					t.Errorf("%s, sslmode=%s, by %s: %d dead ones noticed of %d, %d broke in a call", e.name, mode, by,
+						now.ClosedDead-before.ClosedDead, dead, now.ClosedBroken-before.ClosedBroken)
+				}
+			}
+			db.Close()
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tardy is a hidden conn whose reader is held up for a moment, as the scheduler
+// does on a busy machine: a deadline of 100 µs is over before the read begins.
+type tardy struct{ net.Conn }
+
+func (c tardy) Read(b []byte) (int, error) {
+	<-time.After(500 * time.Microsecond)
+	return c.Conn.Read(b)
+}
+
+func TestADeadSessionIsNoticedByAReaderThatIsHeldUp(t *testing.T) {
+	t.Parallel()
+	m := &meter{hide: true, wrap: func(c net.Conn) net.Conn { return tardy{c} }}
+	name := app()
+	db := openWith(t, server.DSN("application_name", name, "sslmode", "disable"), pgpooled.WithDialer(m))
+	rest(t, db, 2)
+	mustExec(t, server.Admin(), "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1", name)
+	for range 2 {
+		if _, err := db.Exec("create temp table if not exists t (i int)"); err != nil {
+			t.Errorf("a dead session was handed out: %v", err)
+		}
+	}
+}
+
+// Sessions that min_idle_conns keeps warm are of use after a restart only if
+// they are warm again before the first caller comes.
+func TestWarmSessionsAreWarmAgainAfterARestartThatNobodySaw(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{})
+	db, name := openOn(t, s, "min_idle_conns", "3")
+	warm := func() bool {
+		n, err := s.CountSessions(testContext(t), name)
+		return err == nil && n == 3
+	}
+	eventually(t, "three warm sessions", warm)
+	must(t, s.Restart(testContext(t), "fast"))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.AwaitSessions(ctx, name, 3); err != nil {
+		t.Errorf("five seconds after the restart: %v; the pool says %+v", err, stats(t, db))
+	}
+}
+
+// While a caller asks, warm sessions come back through an outage by themselves.
+func TestWarmSessionsComeBackAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{})
+	db, name := openOn(t, s, "min_idle_conns", "3", "pool_timeout", "30s")
+	must(t, s.AwaitSessions(testContext(t), name, 3))
+	must(t, s.Down("immediate"))
+	failed := stats(t, db).OpenErrors
+	done := make(chan error, 1)
+	go func() { done <- db.Ping() }()
+	eventually(t, "dials fail", func() bool { return stats(t, db).OpenErrors > failed+2 })
+	must(t, s.Up(testContext(t)))
+	must(t, <-done)
+	eventually(t, "three warm sessions", func() bool {
+		n, err := s.CountSessions(testContext(t), name)
+		return err == nil && n >= 3 && stats(t, db).Idle >= 3
+	})
+}
