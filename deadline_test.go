@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
-	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,12 +79,16 @@ func silencedCalls() []silenced {
 		{name: "prepare", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
 			return func() error { _, err := db.PrepareContext(ctx, "select 1"); return err }
 		}},
-		{name: "prepared exec", write: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+		{name: "prepared exec, prepared anew", ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
 			st := prepared(t, db, "insert into "+table+" values ($1)")
 			return func() error { _, err := st.ExecContext(ctx, 3); return err }
 		}},
+		{name: "prepared exec", write: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+			st := prepared(t, pinned(t, db), "insert into "+table+" values ($1)")
+			return func() error { _, err := st.ExecContext(ctx, 3); return err }
+		}},
 		{name: "prepared query", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
-			st := prepared(t, db, "select $1::int")
+			st := prepared(t, pinned(t, db), "select $1::int")
 			return func() error { return st.QueryRowContext(ctx, 4).Scan(new(int)) }
 		}},
 		{name: "begin", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
@@ -127,35 +129,19 @@ func silencedCalls() []silenced {
 		{name: "rows.Close", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
 			return someRows(t, ctx, db).Close
 		}},
-		{name: "closing a statement", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
-			conn, err := db.Conn(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { conn.Close() })
-			st, err := conn.PrepareContext(ctx, "select 1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			return st.Close
+		{name: "closing a statement", any: true, ready: func(t *testing.T, _ context.Context, db *sql.DB, _ string) func() error {
+			return prepared(t, pinned(t, db), "select 1").Close
 		}},
-		{name: "closing a sql.Conn with a statement", any: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
-			conn, err := db.Conn(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := conn.PrepareContext(ctx, "select 1"); err != nil {
-				t.Fatal(err)
-			}
+		{name: "closing a sql.Conn with a statement", any: true, ready: func(t *testing.T, _ context.Context, db *sql.DB, _ string) func() error {
+			conn := pinned(t, db)
+			prepared(t, conn, "select 1")
 			return conn.Close
 		}},
-		{name: "a new connection", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
-			tx := begun(t, context.Background(), db) // has the only one
-			return func() error {
-				err := db.PingContext(ctx)
-				_ = tx
-				return err
+		{name: "waiting for a connection", ready: func(t *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
+			for range 3 { // all of them
+				begun(t, context.Background(), db)
 			}
+			return func() error { return db.PingContext(ctx) }
 		}},
 		{name: "closing the pool", any: true, ready: func(_ *testing.T, _ context.Context, db *sql.DB, _ string) func() error {
 			return db.Close
@@ -171,9 +157,23 @@ func silencedCalls() []silenced {
 	}
 }
 
-func prepared(t *testing.T, db *sql.DB, query string) *sql.Stmt {
+func pinned(t *testing.T, db *sql.DB) *sql.Conn {
 	t.Helper()
-	st, err := db.Prepare(query)
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+type preparer interface {
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+}
+
+func prepared(t *testing.T, p preparer, query string) *sql.Stmt {
+	t.Helper()
+	st, err := p.PrepareContext(context.Background(), query)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,12 +210,7 @@ func TestDeadlineEveryCallReturnsOnASilentNetwork(t *testing.T) {
 				t.Run(tls+"/"+c.name, func(t *testing.T) {
 					t.Parallel()
 					table := newTable(t)
-					limit := "3"
-					if c.name == "a new connection" {
-						limit = "1"
-					}
-					db, proxy := through(t, server, "sslmode", tls, "cancel_grace", grace.String(), "close_timeout", grace.String(), "max_open_conns", limit)
-					t.Cleanup(proxy.Thaw)
+					db, proxy := through(t, server, "sslmode", tls, "cancel_grace", grace.String(), "close_timeout", grace.String(), "max_open_conns", "3")
 					if err := db.Ping(); err != nil {
 						t.Fatal(err)
 					}
@@ -224,6 +219,7 @@ func TestDeadlineEveryCallReturnsOnASilentNetwork(t *testing.T) {
 					defer cancel(nil)
 					ended := &endsAt{Context: ctx}
 					call := c.ready(t, ended, db, table)
+					t.Cleanup(proxy.Thaw) // before what ready wants to clean up
 					proxy.Freeze()
 					timer := time.AfterFunc(deadline, func() { ended.over.Store(true); cancel(context.DeadlineExceeded) })
 					defer timer.Stop()
@@ -255,8 +251,19 @@ func (e *endsAt) Err() error {
 	return context.DeadlineExceeded
 }
 
+// connectBytes is how many bytes the server sends over TLS until it is ready.
+// The last 530 or so begin inside SCRAM.
+func connectBytes(t *testing.T, s *pgtest.Server) int {
+	t.Helper()
+	db, proxy := through(t, s, "sslmode", "require", "password", "right")
+	conn := pinned(t, db)
+	defer conn.Close()
+	return proxy.Bytes(faultnet.ToClient)
+}
+
 func TestDeadlineNewConnectionsAtEachStage(t *testing.T) {
 	s := pgtest.StartT(t, pgtest.Options{TLS: true, Password: "right"})
+	full := connectBytes(t, s)
 	noLeaks(t)
 	t.Run("stages", func(t *testing.T) {
 		for name, test := range map[string]struct {
@@ -267,7 +274,7 @@ func TestDeadlineNewConnectionsAtEachStage(t *testing.T) {
 			"authentication half way":     {"disable", 60},
 			"silent before TLS":           {"require", 0},
 			"TLS half way":                {"require", 400},
-			"authentication half way/TLS": {"require", 2400},
+			"authentication half way/TLS": {"require", full - 530},
 		} {
 			for _, bound := range []string{"context", "pool_timeout"} {
 				t.Run(name+"/"+bound, func(t *testing.T) {
@@ -294,60 +301,4 @@ func TestDeadlineNewConnectionsAtEachStage(t *testing.T) {
 			}
 		}
 	})
-}
-
-func running(t *testing.T, name string) int {
-	t.Helper()
-	return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and state = 'active'", name)
-}
-
-func TestDeadlineTheServersStatementIsCancelledOnASlowNetworkToo(t *testing.T) {
-	noLeaks(t)
-	t.Run("networks", func(t *testing.T) {
-		for _, latency := range []time.Duration{0, 150 * time.Millisecond} {
-			for _, tls := range []string{"disable", "require"} {
-				for how, args := range map[string][]any{"simple": nil, "extended": {60}} {
-					t.Run(fmt.Sprintf("%s/%s/%s", latency, tls, how), func(t *testing.T) {
-						t.Parallel()
-						proxy, err := faultnet.New(server.Addr())
-						if err != nil {
-							t.Fatal(err)
-						}
-						proxy.SetLatency(latency)
-						db, name := openOn(t, server, "host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "sslmode", tls)
-						t.Cleanup(func() { db.Close(); proxy.Close() })
-						query := map[string]string{"simple": "select pg_sleep(60)", "extended": "select pg_sleep($1)"}[how]
-						if err := db.Ping(); err != nil {
-							t.Fatal(err)
-						}
-						ctx, cancel := context.WithCancel(context.Background())
-						done := make(chan error, 1)
-						go func() { _, err := db.ExecContext(ctx, query, args...); done <- err }()
-						eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
-						cancel()
-						var answer *pq.Error
-						if err := <-done; !errors.Is(err, context.Canceled) || !errors.As(err, &answer) || answer.Code != "57014" {
-							t.Errorf("%T %v", err, err)
-						}
-						eventually(t, "the statement ends", func() bool { return running(t, name) == 0 })
-					})
-				}
-			}
-		}
-	})
-}
-
-// slowCancels sends the next connection over another, slower way.
-type slowCancels struct {
-	slow *faultnet.Proxy
-	next atomic.Bool
-	took atomic.Int64
-}
-
-func (d *slowCancels) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.next.CompareAndSwap(true, false) {
-		d.took.Add(1)
-		address = d.slow.Addr()
-	}
-	return (&net.Dialer{}).DialContext(ctx, network, address)
 }

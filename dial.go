@@ -21,6 +21,7 @@ type outage struct {
 	answer   time.Time // when a session last came back in good order
 	interest time.Time // when somebody last asked for a session
 	cool     time.Time // no dial for warm sessions before this
+	refused  string    // the refusal that was logged last, empty after a success
 }
 
 // probe is the right to dial while dials fail: one goroutine at a time has it.
@@ -31,13 +32,33 @@ type probe struct{ backoff retry.Backoff }
 // answers what is under way.
 func (p *pool) answeredLocked(asked, now time.Time) {
 	p.outage.answer = now
-	if p.outage.since.After(asked) {
-		return
+	if !p.outage.since.After(asked) {
+		p.endOutageLocked("pgpooled: the server is back", now)
 	}
+}
+
+// beginOutageLocked notes since when the server cannot be reached, once.
+func (p *pool) beginOutageLocked(since time.Time, why string) {
+	if p.outage.since.IsZero() {
+		p.outage.since = since
+		p.logLocked(slog.LevelWarn, "pgpooled: the server cannot be reached", slog.String("error", why))
+	}
+}
+
+func (p *pool) endOutageLocked(how string, now time.Time) {
 	if age := p.outage.age(now); age > 0 {
-		p.logLocked(slog.LevelWarn, "pgpooled: the server is back", slog.Duration("outage", round(age)))
+		p.logLocked(slog.LevelWarn, how, slog.Duration("outage", round(age)))
 	}
 	p.outage.since = time.Time{}
+}
+
+// waitedInVainLocked takes a wait for the whole of pool_timeout for the outage
+// that it is, if nobody has a session and none has answered: the first dial may
+// take much longer to fail.
+func (p *pool) waitedInVainLocked(start time.Time) {
+	if p.leased.n == 0 && !p.outage.answer.After(start) {
+		p.beginOutageLocked(start, "no answer within pool_timeout")
+	}
 }
 
 // answeredSince says whether a session has come back in good order since t.
@@ -58,7 +79,8 @@ func (o *outage) age(now time.Time) time.Duration {
 // longer than the caller may wait. The probe goes on meanwhile.
 func (p *pool) hopelessLocked(now time.Time) error {
 	limit := p.limits.timeout
-	if limit <= 0 || p.outage.probe == nil || p.outage.age(now) <= limit {
+	trying := p.outage.probe != nil || p.opening+p.closing > 0
+	if limit <= 0 || !trying || p.outage.age(now) <= limit {
 		return nil
 	}
 	p.counts.timeouts++
@@ -98,20 +120,30 @@ func (p *pool) coldLocked() int {
 // waste it. While dials fail it goes on as the probe.
 func (p *pool) dial() {
 	defer p.wg.Done()
+	busy := true
+	defer func() {
+		if busy { // the caller's own hook ended the goroutine
+			p.mu.Lock()
+			p.opening--
+			p.mu.Unlock()
+		}
+	}()
 	var mine *probe
 	for {
+		busy = true
 		began := time.Now()
 		p.mu.Lock()
 		epoch := p.epoch
 		p.mu.Unlock()
 		s, err := p.open(p.ctx)
+		busy = false
 		if err == nil {
 			s.epoch = epoch
 			p.opened(s)
 			return
 		}
 		var delay time.Duration
-		if mine, delay = p.dialFailed(err, began, mine); mine == nil {
+		if mine, delay = p.dialFailed(err, s, began, mine); mine == nil {
 			return
 		}
 		timer := time.NewTimer(delay)
@@ -155,7 +187,7 @@ func (p *pool) opened(s *session) {
 	p.counts.opens++
 	s.pool, s.idleSince = p, now
 	p.answeredLocked(now, now)
-	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool = nil, nil, 0, time.Time{}
+	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool, p.outage.refused = nil, nil, 0, time.Time{}, ""
 	switch {
 	case p.closed:
 		p.retireLocked(s, closedPool)
@@ -172,12 +204,15 @@ func (p *pool) opened(s *session) {
 
 // dialFailed decides what a failed dial means for those who wait. It returns
 // the probe and its next delay if the caller shall go on.
-func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time.Duration) {
+func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (*probe, time.Duration) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts.openErrors++
 	p.opening--
+	if s != nil { // the server has accepted it: it keeps its slot until it is gone
+		p.retireLocked(s, closedBroken)
+	}
 	if p.closed {
 		return nil, 0
 	}
@@ -188,16 +223,19 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 		if p.outage.probe == mine {
 			p.outage.probe = nil
 		}
-		p.outage.since = time.Time{}
+		p.endOutageLocked("pgpooled: the server is back, and refuses", now)
+		if p.outage.refused != err.Error() { // once, however often it is tried
+			p.outage.refused = err.Error()
+			p.logLocked(slog.LevelWarn, "pgpooled: connecting failed for a reason that does not pass", slog.String("error", err.Error()))
+		}
 		p.outage.cool = now.Add(policy.maxDelay)
 		p.refuseLocked(err)
 		p.growLocked()
 		return nil, 0
 	}
 	held := p.leased.n + len(p.idle)
-	if p.outage.since.IsZero() && !p.outage.answer.After(began) && (held == 0 || !isServerFull(err)) {
-		p.outage.since = began
-		p.logLocked(slog.LevelWarn, "pgpooled: the server cannot be reached", slog.String("error", err.Error()))
+	if !p.outage.answer.After(began) && (held == 0 || !isServerFull(err)) {
+		p.beginOutageLocked(began, err.Error())
 	}
 	if other := p.outage.probe; other != nil && other != mine {
 		return nil, 0
@@ -208,7 +246,8 @@ func (p *pool) dialFailed(err error, began time.Time, mine *probe) (*probe, time
 		p.failAllLocked(&AttemptsError{Attempts: n, Err: err})
 	}
 	if p.waiters.n == 0 && p.coldLocked() == 0 && now.Sub(p.outage.interest) > interestLimit {
-		p.outage.probe, p.outage.since = nil, time.Time{}
+		p.outage.probe = nil
+		p.endOutageLocked("pgpooled: the server is no longer asked for: nobody wants a session", now)
 		return nil, 0
 	}
 	if mine == nil {

@@ -20,13 +20,15 @@ var errSessionClosed = fmt.Errorf("pgpooled: session is closed: %w", net.ErrClos
 // the attempt, afterwards those of lib/pq's cancel requests. lib/pq calls it
 // from the opening goroutine and later from those that watch a context.
 type dialer struct {
-	o     *opener
-	s     *session
-	ctx   context.Context // of the attempt
-	hosts int             // how many hosts the attempt can come to
-	stop  func() bool     // ends the watch over ctx
+	o    *opener
+	s    *session
+	ctx  context.Context // of the attempt
+	stop func() bool     // ends the watch over ctx
 
 	mu     sync.Mutex
+	hosts  int                      // guarded by mu: how many the attempt can still come to
+	host   string                   // guarded by mu: the one being tried
+	until  time.Time                // guarded by mu: how long it may take
 	wires  []*wire                  // guarded by mu: the attempt's sockets, nil for a failed dial; the last one counts
 	opened bool                     // guarded by mu: the attempt is over
 	closed bool                     // guarded by mu: the session is closed, no more cancel requests
@@ -63,16 +65,12 @@ func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (ne
 // DialContext makes a socket of the attempt or of a cancel request.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	d.mu.Lock()
-	opened, tried := d.opened, len(d.wires)
+	opened := d.opened
 	d.mu.Unlock()
 	if opened {
 		return d.dialCancel(ctx, network, address)
 	}
-	deadline, bounded := d.ctx.Deadline()
-	if left := d.hosts - tried; bounded && left > 1 {
-		// A host that does not answer leaves the others their share.
-		deadline = time.Now().Add(time.Until(deadline) / time.Duration(left))
-	}
+	deadline, bounded := d.share(network + " " + address)
 	if bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
@@ -100,6 +98,24 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		return nil, err
 	}
 	return w, nil
+}
+
+// share is until when a host may take: an equal part of what is left, so that
+// one that does not answer leaves the others theirs. lib/pq dials a host twice
+// with sslmode=prefer and allow; that is one part.
+func (d *dialer) share(host string) (time.Time, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	end, bounded := d.ctx.Deadline()
+	if !bounded || host == d.host {
+		return d.until, bounded
+	}
+	d.host, d.until = host, end
+	if left := d.hosts; left > 1 {
+		d.until = time.Now().Add(time.Until(end) / time.Duration(left))
+	}
+	d.hosts--
+	return d.until, true
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {

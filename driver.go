@@ -44,6 +44,7 @@ func (d *Driver) Open(dsn string) (driver.Conn, error) {
 		return nil, err
 	}
 	cfg.MaxOpenConns, cfg.MinIdleConns, cfg.PoolName = 1, 0, ""
+	cfg.LeakDetectionThreshold = 0 // database/sql holds the connection for good
 	c, err := NewConnectorConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -76,6 +77,7 @@ type Connector struct {
 	cfg    *Config
 	opener *opener
 	closed atomic.Bool
+	left   chan struct{}             // closed when Close is through
 	leave  func(time.Duration) error // closes the pool, or gives up a share of it
 }
 
@@ -215,10 +217,18 @@ func (c *Connector) Stats() Stats { return c.pool.stats() }
 // closes it.
 func (c *Connector) Close() error {
 	if c.closed.Swap(true) {
+		<-c.left
 		return nil
 	}
+	defer close(c.left)
 	return c.leave(c.cfg.CloseTimeout)
 }
+
+// String names the pool; it has no secret.
+func (c *Connector) String() string { return "pgpooled connector of " + c.pool.name }
+
+// GoString is String: %#v shows no secret either.
+func (c *Connector) GoString() string { return c.String() }
 
 // SetMaxOpenConns sets the limit of server sessions, as on sql.DB: n <= 0 is no
 // limit. A lower limit takes effect as sessions come back, a higher one at once.

@@ -2,6 +2,7 @@ package pgpooled
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -246,8 +247,8 @@ func (c Config) String() string {
 	return text
 }
 
-// GoString keeps %#v from printing the fields.
-func (c Config) GoString() string { return "pgpooled.Config{" + c.String() + "}" }
+// Format prints String for every verb: fmt would otherwise walk into PQ.
+func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // plainWord hides what is not an ordinary name. A user or host with a colon or a
 // space in it may well be a wrongly encoded "user:password".

@@ -27,6 +27,12 @@ func (s *settings) translateTLS() error {
 		// the client's certificate, and trust nobody new.
 		return &DSNError{"sslcert", "beside sslaccept this is Prisma's meaning, the server's CA; use sslrootcert for it (with a client certificate give sslkey too)"}
 	}
+	for _, key := range []string{"sslkey", "sslcert", "sslrootcert"} {
+		// lib/pq would take it for a file name and print it in its error.
+		if strings.Contains(s.pq[key], "-----BEGIN") && s.effective("sslinline") == "" {
+			return &DSNError{key, "it holds the PEM text itself: add sslinline=true, or give the name of a file"}
+		}
+	}
 	switch accept {
 	case "strict":
 		if custom || mode == "disable" || mode == "verify-ca" {

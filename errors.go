@@ -94,22 +94,37 @@ func (e *PoolTimeoutError) Is(target error) bool { return target == ErrPoolTimeo
 // pgpooled does not repeat it. The caller can look for the effect, or repeat
 // what is safe to repeat.
 //
-// It never matches driver.ErrBadConn. If a context's end led to it,
-// errors.Is(err, context.DeadlineExceeded) (or Canceled) holds too.
+// It matches driver.ErrBadConn, so that database/sql repeats the statement, only
+// if the caller allowed that ([WithIdempotent], retry_mode=all). If a context's
+// end led to it, errors.Is(err, context.DeadlineExceeded) (or Canceled) holds too.
 type OutcomeUnknownError struct {
 	Op    string // "exec", "query", "commit", ...
 	Sent  int64  // bytes of it that left this process; -1 = not known
 	Cause error  // why the connection failed
 	Ctx   error  // the context's error if its end led here, else nil
+
+	repeatable bool // database/sql may repeat it
 }
 
 func (e *OutcomeUnknownError) Error() string {
-	why := fmt.Sprint(e.Cause)
-	if e.Ctx != nil {
-		why = fmt.Sprintf("%v, then %v", e.Ctx, e.Cause)
-	}
 	return fmt.Sprintf("pgpooled: outcome unknown: the connection failed after the %s was sent (%s); "+
-		"it may have been executed and was not repeated: check for its effect before trying again", e.Op, why)
+		"it may have been executed and was not repeated: check for its effect before trying again", e.Op, because(e.Ctx, e.Cause))
+}
+
+// because joins the context's error and the cause, in the order of events.
+func because(ctx, cause error) string {
+	switch {
+	case ctx == nil:
+		return fmt.Sprint(cause)
+	case cause == nil, errors.Is(cause, ctx):
+		return ctx.Error()
+	}
+	return fmt.Sprintf("%v, then %v", ctx, cause)
+}
+
+// Is matches driver.ErrBadConn where the caller allowed the repetition.
+func (e *OutcomeUnknownError) Is(target error) bool {
+	return target == driver.ErrBadConn && e.repeatable
 }
 
 // Unwrap gives the cause and the context's error.
@@ -143,11 +158,7 @@ func (e *ConnLostError) Error() string {
 	case e.Sent == 0:
 		b.WriteString(": nothing was sent")
 	}
-	if e.Ctx != nil {
-		fmt.Fprintf(&b, " (%v, then %v)", e.Ctx, e.Cause)
-	} else {
-		fmt.Fprintf(&b, " (%v)", e.Cause)
-	}
+	fmt.Fprintf(&b, " (%s)", because(e.Ctx, e.Cause))
 	return b.String()
 }
 

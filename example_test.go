@@ -137,43 +137,6 @@ func ExampleWarm() {
 	}
 }
 
-// The connection broke after a statement was sent. It was not repeated: the
-// program looks for the effect, by something that it gave the row itself.
-func ExampleOutcomeUnknownError() {
-	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer db.Close()
-
-	request := "7c9e6679" // chosen by the caller, unique in the table
-	_, err = db.Exec("INSERT INTO orders (request, customer) VALUES ($1, $2)", request, 42)
-	var unknown *pgpooled.OutcomeUnknownError
-	if errors.As(err, &unknown) {
-		var done bool
-		if err := db.QueryRow("SELECT EXISTS (SELECT FROM orders WHERE request = $1)", request).Scan(&done); err != nil {
-			log.Fatal(err)
-		}
-		fmt.Println("written after all:", done)
-	}
-}
-
-// An upsert with fixed values may run twice: the program says so, and a lost
-// connection is no longer its business.
-func ExampleWithIdempotent() {
-	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer db.Close()
-
-	ctx := pgpooled.WithIdempotent(context.Background())
-	_, err = db.ExecContext(ctx, "INSERT INTO settings VALUES ('theme', 'dark') ON CONFLICT (name) DO UPDATE SET value = 'dark'")
-	if err != nil {
-		log.Print(err)
-	}
-}
-
 // All sessions were in use, or the server was away, for as long as
 // pool_timeout.
 func ExamplePoolTimeoutError() {

@@ -54,7 +54,7 @@ func checkHealth(ctx context.Context, db *sql.DB, limit time.Duration) Health {
 	err := c.ping(ctx)
 	h := Health{Healthy: err == nil, Error: err}
 	var full *PoolTimeoutError
-	if errors.As(err, &full) && full.Limit > 0 && full.InUse >= full.Limit {
+	if errors.As(err, &full) && full.saturated() {
 		h = Health{Healthy: true, Saturated: true}
 		if !c.pool.answeredSince(start) {
 			if probe := c.opener.answers(ctx); probe != nil {
@@ -64,6 +64,12 @@ func checkHealth(ctx context.Context, db *sql.DB, limit time.Duration) Health {
 	}
 	h.Latency, h.Pool = time.Since(start), c.Stats()
 	return h
+}
+
+// saturated: there are sessions, all in use, and the limit, or the server's, is
+// what keeps the pool from having another.
+func (e *PoolTimeoutError) saturated() bool {
+	return e.InUse > 0 && (e.Limit > 0 && e.InUse+e.Closing >= e.Limit || isServerFull(e.Connect))
 }
 
 // healthError is why a busy pool does not count as healthy.
@@ -103,8 +109,11 @@ func (o *opener) answers(ctx context.Context) error {
 	if o.opts.base != nil {
 		return errors.New("pgpooled: no server to ask")
 	}
-	var last error
-	for _, addr := range addresses(&o.cfg.PQ) {
+	cfg, last := o.target(ctx)
+	if last != nil {
+		return last
+	}
+	for _, addr := range addresses(&cfg) {
 		if last = o.sslRequest(ctx, addr[0], addr[1]); last == nil {
 			return nil
 		}
@@ -163,18 +172,22 @@ func Warm(ctx context.Context, db *sql.DB) error {
 	if limit := c.Stats().MaxOpenConns; limit > 0 {
 		n = min(n, limit)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var (
 		wg     sync.WaitGroup
 		leases = make([]*lease, n)
-		errs   = make([]error, n)
+		first  error
+		failed sync.Once
 	)
 	for i := range n {
 		wg.Go(func() {
-			if leases[i], errs[i] = c.pool.newLease(ctx); errs[i] != nil {
-				cancel(errs[i]) // the others would fare no better
+			l, err := c.pool.newLease(ctx)
+			if err != nil {
+				failed.Do(func() { first = err })
+				cancel() // the others would fare no better
 			}
+			leases[i] = l
 		})
 	}
 	wg.Wait()
@@ -183,12 +196,7 @@ func Warm(ctx context.Context, db *sql.DB) error {
 			_ = l.Close()
 		}
 	}
-	for _, err := range errs {
-		if err != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
+	return first
 }
 
 // HealthOption changes what [HealthHandler] does.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"syscall"
@@ -41,6 +42,7 @@ func HealthReason(err error) string {
 		badCert *tls.CertificateVerificationError
 		ca      x509.UnknownAuthorityError
 		alert   tls.AlertError
+		file    *fs.PathError // a certificate or key
 	)
 	var busy *healthError
 	if errors.As(err, &busy) {
@@ -55,11 +57,12 @@ func HealthReason(err error) string {
 		return "closed"
 	case errors.As(err, &answer):
 		return stateReason(string(answer.Code))
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
+	case errors.Is(err, syscall.ECONNREFUSED), anyOf(err, isUnixSocketMissing):
 		return "refused"
 	case errors.As(err, &dns):
 		return "dns"
-	case errors.Is(err, pq.ErrSSLNotSupported), errors.As(err, &badCert), errors.As(err, &ca), errors.As(err, &alert):
+	case errors.Is(err, pq.ErrSSLNotSupported), errors.As(err, &badCert), errors.As(err, &ca), errors.As(err, &alert),
+		anyOf(err, isTLSFailure), errors.As(err, &file):
 		return "tls"
 	case pool != nil:
 		return "pool_timeout"
@@ -69,6 +72,13 @@ func HealthReason(err error) string {
 		return "lost"
 	}
 	return "other"
+}
+
+// isTLSFailure: crypto/tls gives the alerts of either side as a net.OpError with
+// these names for what was being done.
+func isTLSFailure(err error) bool {
+	op, ok := err.(*net.OpError) // anyOf unwraps
+	return ok && (op.Op == "remote error" || op.Op == "local error")
 }
 
 func stateReason(code string) string {

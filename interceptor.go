@@ -17,6 +17,8 @@ import (
 // while rows are open.
 var (
 	errRowsOpen  = errors.New("pq: there is already a query being processed on this connection")
+	errCancelled = errors.New("success was answered after a cancel request: it need not be durable")
+	errCopyOpen  = errors.New("a COPY was not ended: the connection was closed, which rolls back")
 	errGivenUp   = errors.New("the connection was given up")
 	errStaleStmt = errors.New("pgpooled: statement used after its connection was returned to the pool")
 	errStaleTx   = errors.New("pgpooled: transaction used after its connection was returned to the pool")
@@ -50,6 +52,7 @@ type interceptor struct {
 type call struct {
 	op     string
 	query  string          // the text, empty if there is none
+	rows   bool            // it has opened rows
 	ctx    context.Context // the caller's
 	tx     context.Context // the transaction's, nil outside one
 	before int64           // bytes written before it
@@ -102,7 +105,22 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 // end closes a call and judges its error.
 func (i *interceptor) end(c call, err error) error {
 	i.guard.end()
+	if err == nil {
+		return i.trust(c)
+	}
 	return i.judge(c, err)
+}
+
+// trust decides whether success may be believed. A cancel request that meets a
+// commit waiting for synchronous replication makes the server answer success
+// with a warning, though no standby has the data; that may be the commit of a
+// single statement too.
+func (i *interceptor) trust(c call) error {
+	ended := c.ended()
+	if ended == nil || !i.s.cancelled.Load() || c.tx != nil || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
+		return nil
+	}
+	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errCancelled, Ctx: ended})
 }
 
 func (i *interceptor) sent(c call) int64 {
@@ -172,14 +190,12 @@ func (i *interceptor) lost(c call, cause error) error {
 	case sent == 0, c.op == "ping", c.op == "prepare", c.op == "begin", c.op == "close":
 		lost.repeatable = ended == nil && i.mode() != RetryOff && i.mode() != RetryConnect
 		return lost
-	case c.op != "rows" && (i.mode() == RetryAll || isIdempotent(c.ctx)):
-		// The caller has said that once more does no harm.
-		lost.repeatable = ended == nil && !i.waitedTooLong(cause)
-		return lost
 	case sent > 0 && onlyReads(c.query):
-		lost.read = c.op != "rows" && ended == nil && i.mode() == RetrySafe && !i.waitedTooLong(cause)
+		lost.read = !c.rows && ended == nil && i.mode() != RetryOff && i.mode() != RetryConnect && !waitedTooLong(cause)
 		return lost
 	}
+	// The caller may have said that once more does no harm.
+	unknown.repeatable = !c.rows && ended == nil && !waitedTooLong(cause) && (i.mode() == RetryAll || isIdempotent(c.ctx))
 	return i.s.outcomeUnknown(unknown)
 }
 
@@ -193,7 +209,7 @@ func (i *interceptor) mode() RetryMode {
 
 // waitedTooLong tells a statement that took longer than socket_timeout from one
 // whose connection failed: again would add to the load.
-func (i *interceptor) waitedTooLong(cause error) bool {
+func waitedTooLong(cause error) bool {
 	return errors.Is(cause, os.ErrDeadlineExceeded)
 }
 
@@ -250,7 +266,7 @@ func (i *interceptor) opened(c call, rows driver.Rows, err error) error {
 	if err != nil {
 		return i.end(c, err)
 	}
-	c.op = "rows"
+	c.rows = true
 	i.rows, i.read = rows, c
 	return nil
 }
@@ -265,11 +281,24 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	if err != nil {
 		return ctx, nil, err
 	}
+	if copies && i.s.wire != nil {
+		i.s.wire.copying.Store(true)
+	}
 	st, err := conn.PrepareContext(own, query)
+	if copies && err != nil {
+		i.copied()
+	}
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
 	}
 	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, copies: copies}, nil
+}
+
+// copied notes that no COPY is open.
+func (i *interceptor) copied() {
+	if w := i.s.wire; w != nil {
+		w.copying.Store(false)
+	}
 }
 
 // ConnBeginTx begins a transaction. lib/pq does not get to see the context: it
@@ -316,6 +345,13 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 			return err
 		}
 	}
+	if w := i.s.wire; w != nil && w.copying.Load() {
+		// lib/pq reads the COPY's answer in a goroutine; nobody else may read now.
+		i.tx = nil
+		i.s.doomed.Store(true)
+		w.abort()
+		return &ConnLostError{Op: op, InTx: true, Cause: errCopyOpen}
+	}
 	i.guard.begin(t.ctx, i.s)
 	err := finish(t.Tx)
 	i.tx = nil
@@ -329,6 +365,9 @@ func (i *interceptor) RowsNext(_ context.Context, rows driver.Rows, dest []drive
 	}
 	err := rows.Next(dest)
 	if err == io.EOF { // the contract of driver.Rows
+		if i.broken = i.trust(i.read); i.broken != nil {
+			return i.broken
+		}
 		return err
 	}
 	if err = i.judge(i.read, err); err != nil && i.s.doomed.Load() {

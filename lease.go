@@ -85,7 +85,7 @@ func (l *lease) trace() {
 func (l *lease) use(ctx context.Context) (*session, error) {
 	switch l.state.Load() {
 	case leaseUsed:
-		if l.replayed { // the rows of a repeated read are through
+		if l.replayed && l.s.intr.rows == nil { // the rows of a repeated read are through
 			l.replayed = false
 			l.pool.giveUp(l.s, closedReplay)
 			return l.replace(ctx)
@@ -138,7 +138,10 @@ func (l *lease) Close() error {
 // IsValid is false: database/sql must not keep the lease.
 func (l *lease) IsValid() bool {
 	if l.solo && l.state.Load() != leaseClosed {
-		return l.s.check() == nil
+		l.pool.mu.Lock()
+		expired := l.pool.expiredLocked(l.s, time.Now())
+		l.pool.mu.Unlock()
+		return !expired && l.s.check() == nil
 	}
 	return false
 }
@@ -273,6 +276,9 @@ func named(args []driver.Value) []driver.NamedValue {
 // it are removed when the session goes back to the pool.
 func PQConn(driverConn any) driver.Conn {
 	l, ok := driverConn.(*lease)
+	if solo, isSolo := driverConn.(*soloConn); isSolo {
+		l, ok = solo.lease, true
+	}
 	if !ok {
 		return nil
 	}

@@ -47,17 +47,25 @@ func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, erro
 	fresh := st.l.calls == 1
 	st.l.calls++
 	v, err := prepared()
-	var lost *ConnLostError
+	var (
+		lost    *ConnLostError
+		unknown *OutcomeUnknownError
+	)
+	errors.As(err, &lost)
+	errors.As(err, &unknown)
 	switch {
-	case !errors.As(err, &lost) || st.l.state.Load() != leaseUsed:
-		return v, err
-	case fresh && lost.read:
+	case fresh && lost != nil && lost.read && st.l.state.Load() == leaseUsed:
 		st.moved = true
 		return readAgain(ctx, st.l, err, byText)
-	case !fresh && lost.repeatable:
+	case fresh:
+	case lost != nil && lost.repeatable:
 		// The statement is pinned to a connection. database/sql would try it there
 		// again and hide the cause behind sql.ErrConnDone.
 		pinned := *lost
+		pinned.repeatable = false
+		return v, &pinned
+	case unknown != nil && unknown.repeatable:
+		pinned := *unknown
 		pinned.repeatable = false
 		return v, &pinned
 	}

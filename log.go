@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// event is something to be logged: noted under pool.mu, written by upkeep, so
-// that a slow handler holds up nobody.
+// event is something to be logged: noted under pool.mu, written by a goroutine
+// that lives while there is something to write, so that a slow handler holds up
+// nobody but Close.
 type event struct {
 	level slog.Level
 	text  string
@@ -18,16 +19,29 @@ type event struct {
 
 func (p *pool) logLocked(level slog.Level, text string, attrs ...slog.Attr) {
 	p.events = append(p.events, event{level, text, append(attrs, slog.String("pool", p.name))})
-	p.poke()
+	if !p.logging && !p.closed { // close writes the last ones
+		p.logging = true
+		p.wg.Add(1)
+		go func() {
+			defer p.wg.Done()
+			p.flushLogs()
+		}()
+	}
 }
 
 func (p *pool) flushLogs() {
-	p.mu.Lock()
-	events := p.events
-	p.events = nil
-	p.mu.Unlock()
-	for _, e := range events {
-		p.log.LogAttrs(context.Background(), e.level, e.text, e.attrs...)
+	for {
+		p.mu.Lock()
+		events := p.events
+		p.events = nil
+		p.logging = len(events) > 0
+		p.mu.Unlock()
+		if len(events) == 0 {
+			return
+		}
+		for _, e := range events {
+			p.log.LogAttrs(context.Background(), e.level, e.text, e.attrs...)
+		}
 	}
 }
 

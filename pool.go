@@ -57,7 +57,9 @@ type pool struct {
 	tending bool      // upkeep is at it
 	spare   *waiter   // waiters to use again, linked by next
 	spares  int
-	events  []event // to be logged by upkeep
+	events  []event   // to be logged
+	logging bool      // flushLogs is at it
+	checked time.Time // when upkeep last looked at warm sessions
 }
 
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
@@ -148,6 +150,9 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 func (p *pool) giveUpWaiting(w *waiter, start time.Time, ended error) (*session, error) {
 	p.mu.Lock()
 	if w.queued {
+		if ended == nil {
+			p.waitedInVainLocked(start)
+		}
 		err := p.timeoutLocked(start, ended)
 		p.waiters.remove(w)
 		p.counts.noteTimeout(ended)

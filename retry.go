@@ -71,9 +71,10 @@ func RetryValue[T any](ctx context.Context, policy RetryPolicy, op func(context.
 	switch {
 	case err == nil:
 		return v, nil
-	case last != nil && ctx.Err() != nil && !errors.Is(last, ctx.Err()):
+	case last == nil:
+	case attempts > 1 && ctx.Err() != nil && !errors.Is(last, ctx.Err()):
 		err = errors.Join(last, ctx.Err())
-	case last != nil:
+	default:
 		err = last
 	}
 	var zero T
@@ -127,9 +128,9 @@ func exponential(base, limit time.Duration, jitter bool) retry.Backoff {
 // judges by type and SQLSTATE, never by a message's text:
 //
 //   - yes: a connection that could not be opened for a reason that can pass, a
-//     [ConnLostError] (nothing was done), a [PoolTimeoutError], a transaction
-//     that the server rolled back as a serialization failure (40001) or a
-//     deadlock (40P01);
+//     [ConnLostError] (nothing was done), a [PoolTimeoutError], a server that is
+//     full (53300), starts up or shuts down (57P01 to 57P03), a transaction that
+//     it rolled back as a serialization failure (40001) or a deadlock (40P01);
 //   - no: an [OutcomeUnknownError] (it may have been done), a context that has
 //     ended, statement_timeout and lock_timeout (again would add to the load),
 //     [ErrClosed], and everything else.
@@ -153,7 +154,11 @@ func Retryable(err error) bool {
 	case errors.As(err, &opening):
 		return passing(err, true)
 	case errors.As(err, &answer):
-		return answer.Code == "40001" || answer.Code == "40P01" || passingState(string(answer.Code))
+		switch answer.Code {
+		case "40001", "40P01", "53300", "57P01", "57P02", "57P03":
+			return true
+		}
+		return false
 	case errors.As(err, &op):
 		return op.Op == "dial" && passing(err, true)
 	}

@@ -69,7 +69,8 @@ type opener struct {
 }
 
 // connect makes one attempt to open a session, over all hosts, bounded by
-// connect_timeout and by ctx.
+// connect_timeout and by ctx. With an error it may return a session as well, that
+// the server has accepted: the caller closes it, which may take longer.
 func (o *opener) connect(ctx context.Context) (*session, error) {
 	start := time.Now()
 	cancel := context.CancelFunc(func() {})
@@ -79,7 +80,7 @@ func (o *opener) connect(ctx context.Context) (*session, error) {
 	defer cancel()
 	s, err := o.attempt(ctx)
 	if err != nil {
-		return nil, o.connectError(ctx, err, start)
+		return s, o.connectError(ctx, err, start)
 	}
 	s.created = time.Now()
 	s.dialled = s.created.Sub(start)
@@ -95,11 +96,9 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	s := &session{}
 	base := o.opts.base
 	if base == nil {
-		cfg := o.cfg.PQ.Clone()
-		if before := o.opts.beforeConnect; before != nil {
-			if err := before(ctx, &cfg); err != nil {
-				return nil, fmt.Errorf("WithBeforeConnect: %w", err)
-			}
+		cfg, err := o.target(ctx)
+		if err != nil {
+			return nil, err
 		}
 		// Behind a transaction pooler each Sync may meet another server process, so
 		// a statement has to be one message group.
@@ -109,7 +108,11 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.dials = newDialer(ctx, o, s, 1+len(cfg.Multi))
+		hosts := 1 + len(cfg.Multi)
+		if cfg.TargetSessionAttrs == pq.TargetSessionAttrsPreferStandby {
+			hosts *= 2 // lib/pq goes through them twice
+		}
+		s.dials = newDialer(ctx, o, s, hosts)
 		c.Dialer(s.dials)
 		base = c
 	}
@@ -129,27 +132,18 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	}
 	if err := ctx.Err(); err != nil { // the socket may have been cut just now
 		s.conn = conn.(sessionConn)
-		s.abort()
-		return nil, err
+		return s, err
 	}
 	if s.wire == nil {
 		s.gone = make(chan struct{})
 	}
 	s.conn = conn.(sessionConn)
 	s.intr.grace = lingerLimit // until it is measured
-	if after := o.opts.afterConnect; after != nil {
-		if err := s.setUp(ctx, after); err != nil {
-			s.abort()
-			return nil, fmt.Errorf("WithAfterConnect: %w", err)
-		}
-	}
 	if s.wire != nil {
-		if err := s.wire.SetDeadline(time.Time{}); err != nil {
-			s.abort()
-			return nil, err
-		}
-		s.wire.patience = o.cfg.SocketTimeout
-		s.wire.polite.Store(true)
+		s.wire.polite.Store(true) // from here on the server counts a session
+	}
+	if err := o.finish(ctx, s); err != nil {
+		return s, err
 	}
 	return s, nil
 }
@@ -160,6 +154,37 @@ func (s *session) cancel() {
 	s.doomed.Store(true)
 }
 
+// target is what lib/pq connects with now.
+func (o *opener) target(ctx context.Context) (pq.Config, error) {
+	cfg := o.cfg.PQ.Clone()
+	if before := o.opts.beforeConnect; before != nil {
+		if err := before(ctx, &cfg); err != nil {
+			return cfg, fmt.Errorf("WithBeforeConnect: %w", err)
+		}
+	}
+	return cfg, nil
+}
+
+// finish prepares a session that the server has accepted.
+func (o *opener) finish(ctx context.Context, s *session) error {
+	if after := o.opts.afterConnect; after != nil {
+		if d, ok := ctx.Deadline(); ok && s.wire != nil {
+			// Several hosts shared the time; now it is this one's.
+			if err := s.wire.SetDeadline(d); err != nil {
+				return err
+			}
+		}
+		if err := s.setUp(ctx, after); err != nil {
+			return fmt.Errorf("WithAfterConnect: %w", err)
+		}
+	}
+	if s.wire == nil {
+		return nil
+	}
+	s.wire.patience = o.cfg.SocketTimeout
+	return s.wire.SetDeadline(time.Time{})
+}
+
 // setUp runs the caller's own preparation of a session, as on a *sql.Conn.
 func (s *session) setUp(ctx context.Context, prepare func(context.Context, *sql.Conn) error) error {
 	db := sql.OpenDB(borrowed{s.conn})
@@ -168,8 +193,16 @@ func (s *session) setUp(ctx context.Context, prepare func(context.Context, *sql.
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	if err := prepare(ctx, conn); err != nil {
+	err = prepare(ctx, conn)
+	if ended := ctx.Err(); ended != nil {
+		return errors.Join(err, ended) // whatever was left open is being closed now
+	}
+	if s.intr.tx != nil || s.intr.rows != nil {
+		// conn.Close would wait for whoever has them.
+		return errors.Join(err, errors.New("the session is of no use afterwards: "+closedInTx.String()))
+	}
+	_ = conn.Close()
+	if err != nil {
 		return err
 	}
 	if why, ok := s.comeBack(); !ok {

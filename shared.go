@@ -14,16 +14,15 @@ var sharedPools = struct {
 
 // sharedPool is one pool under several connectors.
 type sharedPool struct {
-	pool *pool
-	dsn  string // in memory only: it contains the password
-	opts options
-	refs int
+	pool   *pool
+	opener *opener
+	refs   int // 0 = being closed
 }
 
 // attach makes a connector on a pool of its own, or on the one of its name.
 func attach(op *opener) (*Connector, error) {
-	cfg, o := op.cfg, op.opts
-	c := &Connector{cfg: cfg, opener: op}
+	cfg := op.cfg
+	c := &Connector{cfg: cfg, opener: op, left: make(chan struct{})}
 	if cfg.PoolName == "" {
 		c.pool = openPool(op)
 		c.leave = c.pool.close
@@ -32,11 +31,16 @@ func attach(op *opener) (*Connector, error) {
 	sharedPools.Lock()
 	defer sharedPools.Unlock()
 	sp := sharedPools.byName[cfg.PoolName]
+	for sp != nil && sp.refs == 0 { // being closed: its sessions still count
+		sharedPools.Unlock()
+		<-sp.pool.done
+		sharedPools.Lock()
+		sp = sharedPools.byName[cfg.PoolName]
+	}
 	if sp == nil {
-		sp = &sharedPool{pool: openPool(op), dsn: cfg.FormatDSN(), opts: o}
+		sp = &sharedPool{pool: openPool(op), opener: op}
 		sharedPools.byName[cfg.PoolName] = sp
-	} else if sp.dsn != cfg.FormatDSN() || !same(sp.opts.dialer, o.dialer) || !same(sp.opts.base, o.base) ||
-		o.beforeConnect != nil || o.afterConnect != nil {
+	} else if !sp.agrees(op) {
 		return nil, errPoolName
 	}
 	sp.refs++
@@ -50,14 +54,26 @@ func (sp *sharedPool) leave(name string, grant time.Duration) error {
 	sharedPools.Lock()
 	sp.refs--
 	last := sp.refs == 0
-	if last {
-		delete(sharedPools.byName, name)
-	}
 	sharedPools.Unlock()
 	if !last {
 		return nil
 	}
-	return sp.pool.close(grant)
+	err := sp.pool.close(grant)
+	sharedPools.Lock()
+	defer sharedPools.Unlock()
+	delete(sharedPools.byName, name)
+	return err
+}
+
+// agrees says whether a connector may share the pool: what lib/pq gets, the
+// environment included, all settings and all options are the same. Functions
+// cannot be compared, so those of two options always differ.
+func (sp *sharedPool) agrees(op *opener) bool {
+	a, b := sp.opener, op
+	return reflect.DeepEqual(a.cfg.PQ, b.cfg.PQ) && a.cfg.FormatDSN() == b.cfg.FormatDSN() &&
+		same(a.opts.dialer, b.opts.dialer) && same(a.opts.base, b.opts.base) &&
+		a.opts.beforeConnect == nil && b.opts.beforeConnect == nil &&
+		a.opts.afterConnect == nil && b.opts.afterConnect == nil
 }
 
 // same compares two options; what cannot be compared differs.

@@ -133,6 +133,9 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 		return nil, err
 	}
 	res, err := st.ExecContext(ctx, args)
+	if len(args) == 0 && err == nil && i.s.wire != nil && i.s.wire.copying.Load() {
+		i.copied() // an Exec without arguments ends a COPY
+	}
 	return res, i.end(c, err)
 }
 
@@ -178,7 +181,9 @@ func (i *interceptor) closeStmt(st *stmt) error {
 		if c.tx != nil {
 			i.guard.begin(c.tx, i.s)
 		}
-		return i.end(c, st.Stmt.Close())
+		err := st.Stmt.Close()
+		i.copied()
+		return i.end(c, err)
 	}
 	// database/sql gives no context here, and the server answers at once or not
 	// at all.

@@ -2,6 +2,7 @@ package pgpooled
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -18,24 +19,62 @@ func (p *pool) upkeep() {
 		case <-timer.C:
 		case <-p.wake:
 		case <-p.ctx.Done():
-			p.flushLogs()
 			return
 		}
 		now := time.Now()
+		p.checkWarm(now)
 		p.mu.Lock()
 		p.next, p.tending = time.Time{}, true
 		p.expireLocked(now)
 		p.growLocked()
 		p.reclaimLocked(now)
 		p.leaksLocked(now)
+		if p.limits.minIdle > 0 && len(p.idle) > 0 {
+			p.wakeByLocked(p.checked.Add(warmCheck))
+		}
 		p.tending = false
 		next := p.next
 		p.mu.Unlock()
-		p.flushLogs()
 		if next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(max(0, next.Sub(now)))
+		}
+	}
+}
+
+// warmCheck is how often warm sessions are looked at, without a round trip: a
+// dead one is not warm.
+const warmCheck = time.Second
+
+// checkWarm looks at each idle session, if some shall be warm and it is time.
+func (p *pool) checkWarm(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limits.minIdle <= 0 || now.Sub(p.checked) < warmCheck {
+		return
+	}
+	p.checked = now
+	for range len(p.idle) {
+		if len(p.idle) == 0 || p.closed {
+			return
+		}
+		s := p.idle[0]
+		p.idle = slices.Delete(p.idle, 0, 1)
+		p.opening++ // in nobody's hands but ours
+		p.mu.Unlock()
+		err := s.check()
+		p.mu.Lock()
+		p.opening--
+		switch {
+		case p.closed:
+			p.retireLocked(s, closedPool)
+		case err != nil:
+			p.retireLocked(s, closedDead)
+		case s.epoch != p.epoch:
+			p.retireLocked(s, closedRefresh)
+		case !p.deliverLocked(s, now):
+			p.retireLocked(s, closedMaxIdle)
 		}
 	}
 }

@@ -31,9 +31,10 @@ type wire struct {
 
 	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
 
-	sent   atomic.Int64 // bytes written so far
-	refuse atomic.Bool  // every write fails, nothing is sent
-	polite atomic.Bool  // Close says goodbye and leaves the socket to hangUp
+	sent    atomic.Int64 // bytes written so far
+	copying atomic.Bool  // a COPY is fed: the server owes nothing until its end
+	refuse  atomic.Bool  // every write fails, nothing is sent
+	polite  atomic.Bool  // Close says goodbye and leaves the socket to hangUp
 
 	mu     sync.Mutex // guards the fields below
 	cause  error      // the first failure
@@ -68,7 +69,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	if w.isClosed() {
 		return 0, net.ErrClosed
 	}
-	impatient := w.patience > 0 && w.armPatience()
+	impatient := w.patience > 0 && !w.copying.Load() && w.armPatience()
 	n, err := w.Conn.Read(b)
 	if err != nil {
 		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -211,21 +212,31 @@ func (w *wire) quiet() error {
 }
 
 // quietByReading is quiet for conns that cannot be peeked at: a read that is
-// given a moment. A healthy idle session has nothing to read.
+// given a moment. A healthy idle session has nothing to read. A read that is
+// held up until its moment is over fails without having looked, so a late
+// failure proves nothing and is followed by a longer moment.
 func (w *wire) quietByReading() error {
-	if err := w.Conn.SetReadDeadline(time.Now().Add(100 * time.Microsecond)); err != nil {
-		return err
-	}
 	var b [1]byte
-	n, err := w.Conn.Read(b[:])
-	if n > 0 {
-		w.fail(errUnasked)
-		return errUnasked
+	for _, moment := range []time.Duration{500 * time.Microsecond, 20 * time.Millisecond, 200 * time.Millisecond} {
+		began := time.Now()
+		if err := w.Conn.SetReadDeadline(began.Add(moment)); err != nil {
+			return err
+		}
+		n, err := w.Conn.Read(b[:])
+		late := time.Since(began) > moment+moment/2
+		var ne net.Error
+		switch {
+		case n > 0:
+			w.fail(errUnasked)
+			return errUnasked
+		case !errors.As(err, &ne) || !ne.Timeout():
+			w.fail(err)
+			return err
+		case !late:
+			return w.Conn.SetReadDeadline(time.Time{})
+		}
 	}
-	var ne net.Error
-	if !errors.As(err, &ne) || !ne.Timeout() {
-		w.fail(err)
-		return err
-	}
-	return w.Conn.SetReadDeadline(time.Time{})
+	return errHeldUp
 }
+
+var errHeldUp = errors.New("pgpooled: no time to look at the connection")

@@ -1,0 +1,252 @@
+package pgpooled_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/internal/faultnet"
+	"github.com/pgpooled/pgpooled/internal/pgtest"
+)
+
+func running(t *testing.T, name string) int {
+	t.Helper()
+	return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and state = 'active'", name)
+}
+
+func TestDeadlineTheServersStatementIsCancelledOnASlowNetworkToo(t *testing.T) {
+	noLeaks(t)
+	t.Run("networks", func(t *testing.T) {
+		for _, latency := range []time.Duration{0, 150 * time.Millisecond} {
+			for _, tls := range []string{"disable", "require"} {
+				for how, args := range map[string][]any{"simple": nil, "extended": {60}} {
+					t.Run(fmt.Sprintf("%s/%s/%s", latency, tls, how), func(t *testing.T) {
+						t.Parallel()
+						proxy, err := faultnet.New(server.Addr())
+						if err != nil {
+							t.Fatal(err)
+						}
+						proxy.SetLatency(latency)
+						db, name := openOn(t, server, "host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "sslmode", tls)
+						t.Cleanup(func() { db.Close(); proxy.Close() })
+						query := map[string]string{"simple": "select pg_sleep(60)", "extended": "select pg_sleep($1)"}[how]
+						if err := db.Ping(); err != nil {
+							t.Fatal(err)
+						}
+						ctx, cancel := context.WithCancel(context.Background())
+						done := make(chan error, 1)
+						go func() { _, err := db.ExecContext(ctx, query, args...); done <- err }()
+						eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
+						cancel()
+						var answer *pq.Error
+						if err := <-done; !errors.Is(err, context.Canceled) || !errors.As(err, &answer) || answer.Code != "57014" {
+							t.Errorf("%T %v", err, err)
+						}
+						eventually(t, "the statement ends", func() bool { return running(t, name) == 0 })
+					})
+				}
+			}
+		}
+	})
+}
+
+// slowCancels sends the next connection over another, slower way.
+type slowCancels struct {
+	slow *faultnet.Proxy
+	next atomic.Bool
+	took atomic.Int64
+}
+
+func (d *slowCancels) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.next.CompareAndSwap(true, false) {
+		d.took.Add(1)
+		address = d.slow.Addr()
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+// The cancel request crawls; meanwhile the call returns and others come. With
+// lib/pq's prepared path the next caller gets 57014.
+func TestDeadlineNoCancelReachesALaterCaller(t *testing.T) {
+	noLeaks(t)
+	t.Run("links", func(t *testing.T) {
+		for _, tls := range []string{"disable", "require"} {
+			for _, latency := range []time.Duration{50 * time.Millisecond, 400 * time.Millisecond} {
+				t.Run(tls+"/"+latency.String(), func(t *testing.T) {
+					t.Parallel()
+					slow, err := faultnet.New(server.Addr())
+					if err != nil {
+						t.Fatal(err)
+					}
+					slow.SetLatency(latency)
+					d, name := &slowCancels{slow: slow}, app()
+					db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", tls, "max_open_conns", "1", "cancel_grace", "300ms"), quiet, pgpooled.WithDialer(d))
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { closeAndCount(t, server, db, name); slow.Close() })
+					for _, call := range []func(context.Context) error{
+						func(ctx context.Context) error { _, err := db.ExecContext(ctx, "select pg_sleep(0.2)"); return err },
+						func(ctx context.Context) error {
+							_, err := db.ExecContext(ctx, "select pg_sleep($1)", 0.2)
+							return err
+						},
+						func(ctx context.Context) error {
+							st, err := db.Prepare("select pg_sleep($1)")
+							if err != nil {
+								return err
+							}
+							defer st.Close()
+							_, err = st.ExecContext(ctx, 0.2)
+							return err
+						},
+					} {
+						if err := db.Ping(); err != nil {
+							t.Fatal(err)
+						}
+						before := d.took.Load()
+						ctx, cancel := context.WithCancel(context.Background())
+						done := make(chan error, 1)
+						go func() { done <- call(ctx) }()
+						eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
+						d.next.Store(true)
+						cancel()
+						<-done
+						d.next.Store(false)
+						if d.took.Load() == before {
+							t.Error("no cancel request was sent")
+						}
+						// Longer than a cancel can be on its way.
+						for until := time.Now().Add(3*latency + 300*time.Millisecond); time.Now().Before(until); {
+							if _, err := db.Exec("select pg_sleep(0.02)"); err != nil {
+								t.Errorf("an innocent caller: %v", err)
+							}
+						}
+					}
+				})
+			}
+		}
+	})
+}
+
+// With a standby that is not there COMMIT waits for it; a cancel request would
+// make the server answer "done" (FACTS: a false success).
+func TestDeadlineUnderSynchronousReplicationIsNeverASuccess(t *testing.T) {
+	s := pgtest.StartT(t, pgtest.Options{TLS: true, Params: map[string]string{
+		"synchronous_standby_names": "nobody", "synchronous_commit": "local",
+	}})
+	mustExec(t, s.Admin(), "create table w (id int)")
+	noLeaks(t)
+	for how, call := range map[string]func(context.Context, *sql.DB) error{
+		"Commit": func(ctx context.Context, db *sql.DB) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback()
+			if _, err := tx.ExecContext(ctx, "insert into w values (1)"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		},
+		"one statement": func(ctx context.Context, db *sql.DB) error {
+			_, err := db.ExecContext(ctx, "insert into w values (1)")
+			return err
+		},
+		"one statement with argument": func(ctx context.Context, db *sql.DB) error {
+			_, err := db.ExecContext(ctx, "insert into w values ($1)", 1)
+			return err
+		},
+		"RETURNING": func(ctx context.Context, db *sql.DB) error {
+			return db.QueryRowContext(ctx, "insert into w values ($1) returning id", 1).Scan(new(int))
+		},
+	} {
+		for _, tls := range []string{"disable", "require"} {
+			t.Run(how+"/"+tls, func(t *testing.T) {
+				name := app()
+				proxy, err := faultnet.New(s.Addr())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer proxy.Close()
+				db, err := pgpooled.Open(s.DSN("host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "application_name", name, "sslmode", tls,
+					"cancel_grace", grace.String()), quiet, pgpooled.WithAfterConnect(func(ctx context.Context, c *sql.Conn) error {
+					_, err := c.ExecContext(ctx, "set synchronous_commit = on")
+					return err
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer db.Close()
+				if err := db.Ping(); err != nil {
+					t.Fatal(err)
+				}
+				waiting := func() bool {
+					return queryInt(t, s.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and wait_event = 'SyncRep'", name) == 1
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				dials, done := proxy.Dials(), make(chan error, 1)
+				go func() { done <- call(ctx, db) }()
+				eventually(t, "the server waits for its standby", waiting)
+				cancel()
+				var unknown *pgpooled.OutcomeUnknownError
+				if err := <-done; err == nil || !errors.Is(err, context.Canceled) || !errors.As(err, &unknown) || errors.Is(err, driver.ErrBadConn) {
+					t.Errorf("done on no standby, and told %T %v", err, err)
+				}
+				if how == "Commit" && (proxy.Dials() != dials || !waiting()) {
+					t.Errorf("COMMIT was cancelled: %d connections more", proxy.Dials()-dials)
+				}
+				mustExec(t, s.Admin(), "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", name)
+				if err := s.AwaitSessions(testContext(t), name, 0); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+func TestDeadlineSocketTimeoutBoundsCallsWithoutAContext(t *testing.T) {
+	noLeaks(t)
+	t.Run("calls", func(t *testing.T) {
+		for _, tls := range []string{"disable", "require"} {
+			for _, c := range silencedCalls() {
+				if c.name == "waiting for a connection" {
+					continue
+				}
+				t.Run(tls+"/"+c.name, func(t *testing.T) {
+					t.Parallel()
+					table := newTable(t)
+					db, proxy := through(t, server, "sslmode", tls, "socket_timeout", "300ms", "cancel_grace", grace.String(), "close_timeout", grace.String(),
+						"connect_timeout", "300ms", "pool_timeout", "400ms")
+					if err := db.Ping(); err != nil {
+						t.Fatal(err)
+					}
+					call := c.ready(t, context.Background(), db, table)
+					t.Cleanup(proxy.Thaw)
+					proxy.Freeze()
+					err := intime(t, c.name, call)
+					var (
+						lost    *pgpooled.ConnLostError
+						unknown *pgpooled.OutcomeUnknownError
+					)
+					switch {
+					case c.any, errors.Is(err, pgpooled.ErrPoolTimeout):
+					case c.write && (!errors.As(err, &unknown) || !errors.Is(err, os.ErrDeadlineExceeded)), !c.write && !errors.As(err, &lost):
+						t.Errorf("%T %v", err, err)
+					}
+				})
+			}
+		}
+	})
+}
