@@ -130,9 +130,10 @@ func (e *OutcomeUnknownError) Is(target error) bool {
 // Unwrap gives the cause and the context's error.
 func (e *OutcomeUnknownError) Unwrap() []error { return causes(e.Cause, e.Ctx) }
 
-// ConnLostError says that the connection failed and that nothing was done
-// because of it: the call had not been sent, or the server has rolled back the
-// transaction that it belonged to, or it only asked for an answer.
+// ConnLostError says that the connection failed and that no harm was done: the
+// call had not been sent, or the server has rolled back the transaction that it
+// belonged to, or it only asked for an answer, as far as its text can tell (a
+// view or an operator may write all the same).
 //
 // errors.Is(err, driver.ErrBadConn) holds where database/sql may safely repeat
 // the call on another connection, and only there.

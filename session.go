@@ -43,7 +43,6 @@ type session struct {
 	pool *pool // whose it is, nil until it is opened
 
 	created time.Time
-	dialled time.Duration
 	jitter  float64 // its share of the lifetime's jitter, drawn once
 
 	replay bool // it serves one repeated read and nothing else
@@ -83,11 +82,10 @@ func (o *opener) connect(ctx context.Context) (*session, error) {
 		return s, o.connectError(ctx, err, start)
 	}
 	s.created = time.Now()
-	s.dialled = s.created.Sub(start)
 	s.jitter = rand.Float64()
 	s.intr.grace = o.cfg.CancelGrace
 	if s.intr.grace <= 0 {
-		s.intr.grace = max(500*time.Millisecond, 6*s.dialled)
+		s.intr.grace = max(500*time.Millisecond, 6*s.created.Sub(start))
 	}
 	return s, nil
 }

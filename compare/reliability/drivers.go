@@ -38,15 +38,9 @@ var drivers = []cutmatrix.Driver{
 	{
 		Name: "pgpooled", Open: pooled,
 		Says: func(err error) cutmatrix.Claim {
-			var (
-				unknown *pgpooled.OutcomeUnknownError
-				lost    *pgpooled.ConnLostError
-			)
-			switch {
-			case errors.As(err, &unknown):
+			var unknown *pgpooled.OutcomeUnknownError
+			if errors.As(err, &unknown) {
 				return cutmatrix.Unknown
-			case errors.As(err, &lost) && lost.Op == "rows" && !lost.InTx:
-				return cutmatrix.Silent // it speaks of rows
 			}
 			return cutmatrix.NotDone
 		},
