@@ -54,7 +54,13 @@ func openBrittle(t *testing.T, kv ...string) (*sql.DB, *brittle) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeAndCount(t, server, db, name) })
+	t.Cleanup(func() {
+		db.Close()
+		// The socket was closed under the pool, which so could not wait for the server.
+		if err := server.AwaitSessions(testContext(t), name, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := db.Ping(); err != nil {
 		t.Fatal(err)
 	}

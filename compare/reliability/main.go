@@ -135,8 +135,8 @@ func table(w io.Writer, all []totals, step, tlsStep int) {
 	number := func(what string, n func(totals) int) {
 		row(what, func(t totals) string { return fmt.Sprint(n(t)) })
 	}
-	fmt.Fprintf(w, "\nMade by `make compare` with %s on %s/%s, %d CPUs: a cut at every byte of a plain connection where the step is 1 (it was %d), under TLS the step was %d.\n\n",
-		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), step, tlsStep)
+	fmt.Fprintf(w, "\nMade by `make compare` with %s on %s/%s, %d CPUs: plain connections cut at %s, under TLS at %s.\n\n",
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), nth(step), nth(tlsStep))
 	row("", func(t totals) string { return t.name })
 	fmt.Fprintf(w, "|---|%s\n", strings.Repeat("---|", len(all)))
 	row("**Connection cut**: calls, of these cut", func(t totals) string { return fmt.Sprintf("%d, %d", t.cut.Calls, t.cut.Cuts) })
@@ -153,6 +153,9 @@ func table(w io.Writer, all []totals, step, tlsStep int) {
 	row("**Network silent**, context of 1 s: kinds of call that had not returned 5 s after its end, plain", late(0))
 	row("the same under TLS", late(1))
 	row("the slowest of the others, after the end", func(t totals) string {
+		if len(t.silence[0].Late)+len(t.silence[1].Late) == t.silence[0].Kinds+t.silence[1].Kinds {
+			return "none"
+		}
 		return max(t.silence[0].Slowest, t.silence[1].Slowest).Round(10 * time.Millisecond).String()
 	})
 	row("**Restarts** under 20 callers on 10 connections: restarts, reads, writes", func(t totals) string {
@@ -165,6 +168,13 @@ func table(w io.Writer, all []totals, step, tlsStep int) {
 	number("writes done, and the error does not say so or denies it", func(t totals) int { return t.restarts.FailedDone + t.restarts.Lied })
 	number("writes whose error says that the outcome is unknown", func(t totals) int { return t.restarts.Unknown })
 	fmt.Fprintln(w)
+}
+
+func nth(n int) string {
+	if n == 1 {
+		return "every byte"
+	}
+	return fmt.Sprintf("one byte in %d", n)
 }
 
 func late(i int) func(totals) string {
