@@ -6,7 +6,7 @@ FUZZTIME ?= 30s
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress fuzz docs clean
+.PHONY: help demo test lint postgres compiler stress fuzz compare docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED
 
 fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 	@sh scripts/fuzz.sh
+
+compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; writes the table of docs/reliability.md (25 minutes)
+	cd compare && go run ./reliability -write ../docs/reliability.md
 
 docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
 	go test -count=1 -timeout 5m -run TestParameters . -update
