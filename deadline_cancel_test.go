@@ -19,9 +19,10 @@ import (
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
+// running counts the statements that sleep on the server.
 func running(t *testing.T, name string) int {
 	t.Helper()
-	return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and state = 'active'", name)
+	return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'", name)
 }
 
 func TestDeadlineTheServersStatementIsCancelledOnASlowNetworkToo(t *testing.T) {

@@ -1,8 +1,13 @@
 package pgpooled_test
 
 import (
+	"context"
+	"io"
+	"net"
+	"sync/atomic"
 	"testing"
 
+	"github.com/pgpooled/pgpooled"
 	"github.com/pgpooled/pgpooled/internal/cutmatrix"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
@@ -42,5 +47,46 @@ func TestRestartsUnderTwentyCallersLoseNothingAndDoNothingTwice(t *testing.T) {
 					round, r.Restarts, r.Reads, r.ReadsPartial, r.Writes, r.Unknown)
 			}
 		})
+	}
+}
+
+// dying is a server whose postmaster was killed while it waited for the client's
+// first message: it answers with an error where the answer to SSLRequest (S or
+// N) should be. lib/pq takes any byte but S for "SSL is not enabled".
+type dying struct{ left atomic.Int64 }
+
+func (d *dying) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil || d.left.Add(-1) < 0 {
+		return c, err
+	}
+	return &dyingConn{Conn: c, answer: "E\x00\x00\x00\x1aSFATAL\x00C57P01\x00Mbye\x00\x00"}, nil
+}
+
+type dyingConn struct {
+	net.Conn
+	answer string
+}
+
+func (c *dyingConn) Read(p []byte) (int, error) {
+	if c.answer == "" {
+		return 0, io.EOF
+	}
+	n := copy(p, c.answer)
+	c.answer = c.answer[n:]
+	return n, nil
+}
+
+func TestRestartsThatMeetSSLRequestWithAnErrorArePassing(t *testing.T) {
+	t.Parallel()
+	d, name := &dying{}, app()
+	d.left.Store(1)
+	db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", "require", "pool_timeout", "10s"), quiet, pgpooled.WithDialer(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeAndCount(t, server, db, name) })
+	if err := db.Ping(); err != nil {
+		t.Errorf("%T %v", err, err)
 	}
 }

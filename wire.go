@@ -69,7 +69,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	if w.isClosed() {
 		return 0, net.ErrClosed
 	}
-	impatient := w.patience > 0 && !w.copying.Load() && w.armPatience()
+	impatient := w.patience > 0 && w.armPatience()
 	n, err := w.Conn.Read(b)
 	if err != nil {
 		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -84,7 +84,14 @@ func (w *wire) Read(b []byte) (int, error) {
 func (w *wire) armPatience() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.fixed && w.Conn.SetReadDeadline(time.Now().Add(w.patience)) == nil
+	switch {
+	case w.fixed:
+		return false
+	case w.copying.Load():
+		_ = w.Conn.SetReadDeadline(time.Time{}) // the last read's
+		return false
+	}
+	return w.Conn.SetReadDeadline(time.Now().Add(w.patience)) == nil
 }
 
 // SetDeadline bounds reads and writes; zero ends that.

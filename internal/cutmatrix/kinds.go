@@ -149,7 +149,32 @@ func writes() []Kind {
 				return exec(st.ExecContext(ctx, id))
 			})
 		}},
+		{Name: "BEGIN and COMMIT as texts on sql.Conn", Do: func(ctx context.Context, db *sql.DB, table string, id int) (int, error) {
+			return onConn(ctx, db, func(c *sql.Conn) (int, error) {
+				return all(ctx, c, "begin", fmt.Sprintf("insert into %s values (%d)", table, id), "commit")
+			})
+		}},
+		{Name: "COMMIT as a text in a transaction", Do: func(ctx context.Context, db *sql.DB, table string, id int) (int, error) {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return 0, err
+			}
+			defer tx.Rollback()
+			return all(ctx, tx, fmt.Sprintf("insert into %s values (%d)", table, id), "commit")
+		}},
 	}
+}
+
+func all(ctx context.Context, e interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+}, texts ...string,
+) (int, error) {
+	for _, text := range texts {
+		if _, err := e.ExecContext(ctx, text); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
 }
 
 func reads() []Kind {
