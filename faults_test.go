@@ -20,10 +20,8 @@ import (
 // standby the server answers success, though no standby has the row.
 func TestAWriteThatWasCancelledWhileItCommittedIsNotASuccess(t *testing.T) {
 	t.Parallel()
-	s := pgtest.StartT(t, pgtest.Options{})
-	mustExec(t, s.Admin(), "create table t (id int)")
-	mustExec(t, s.Admin(), "alter system set synchronous_standby_names = 'nosuch'")
-	mustExec(t, s.Admin(), "select pg_reload_conf()")
+	s := pgtest.StartT(t, pgtest.Options{Params: map[string]string{"synchronous_standby_names": "nosuch"}})
+	mustExec(t, s.Admin(), "set synchronous_commit = local; create table t (id int)")
 	db, _ := openOn(t, s)
 	st, err := db.Prepare("insert into t values ($1)")
 	if err != nil {
@@ -41,7 +39,10 @@ func TestAWriteThatWasCancelledWhileItCommittedIsNotASuccess(t *testing.T) {
 			return db.QueryRowContext(ctx, "insert into t values (1) returning id").Scan(new(int))
 		},
 	} {
-		ctx, cancel := context.WithTimeout(testContext(t), 300*time.Millisecond)
+		if err := db.Ping(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(testContext(t), 500*time.Millisecond)
 		err := write(ctx)
 		cancel()
 		var unknown *pgpooled.OutcomeUnknownError
@@ -49,8 +50,6 @@ func TestAWriteThatWasCancelledWhileItCommittedIsNotASuccess(t *testing.T) {
 			t.Errorf("%s: %T %v", name, err, err)
 		}
 	}
-	mustExec(t, s.Admin(), "alter system reset synchronous_standby_names")
-	mustExec(t, s.Admin(), "select pg_reload_conf()")
 }
 
 func TestPoolNameIsNotSharedWithOtherOptionsOrAnotherEnvironment(t *testing.T) {
@@ -172,8 +171,8 @@ func TestACopyMayTakeItsTimeToBeFedAndToBeClosed(t *testing.T) {
 	table := newTable(t)
 	mustExec(t, server.Admin(), fmt.Sprintf(`create function %[1]s_slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.8); return null; end';
 		create trigger slow after insert on %[1]s for each statement execute function %[1]s_slow()`, table))
-	db := open(t, "socket_timeout", "300ms", "cancel_grace", "100ms")
-	tx, st := copyInto(t, db, table, 100*time.Millisecond)
+	db := open(t, "socket_timeout", "2s", "cancel_grace", "100ms")
+	tx, st := copyInto(t, db, table, 500*time.Millisecond)
 	if err := st.Close(); err != nil { // ends it, without a last Exec
 		t.Fatal(err)
 	}

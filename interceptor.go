@@ -167,10 +167,10 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, copies: copies}, nil
 }
 
-// copied notes that no COPY is open.
+// copied notes that no COPY is being fed any more.
 func (i *interceptor) copied() {
-	if w := i.s.wire; w != nil {
-		w.copying.Store(false)
+	if w := i.s.wire; w != nil && w.copying.Load() {
+		w.endCopy()
 	}
 }
 

@@ -132,10 +132,10 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 	if err != nil {
 		return nil, err
 	}
-	res, err := st.ExecContext(ctx, args)
-	if len(args) == 0 && err == nil && i.s.wire != nil && i.s.wire.copying.Load() {
+	if len(args) == 0 {
 		i.copied() // an Exec without arguments ends a COPY
 	}
+	res, err := st.ExecContext(ctx, args)
 	return res, i.end(c, err)
 }
 
@@ -181,9 +181,8 @@ func (i *interceptor) closeStmt(st *stmt) error {
 		if c.tx != nil {
 			i.guard.begin(c.tx, i.s)
 		}
-		err := st.Stmt.Close()
 		i.copied()
-		return i.end(c, err)
+		return i.end(c, st.Stmt.Close())
 	}
 	// database/sql gives no context here, and the server answers at once or not
 	// at all.

@@ -94,6 +94,15 @@ func (w *wire) armPatience() bool {
 	return w.Conn.SetReadDeadline(time.Now().Add(w.patience)) == nil
 }
 
+// endCopy: from now on the server owes an answer again, to a read that may have
+// been waiting for long.
+func (w *wire) endCopy() {
+	w.copying.Store(false)
+	if w.patience > 0 {
+		w.armPatience()
+	}
+}
+
 // SetDeadline bounds reads and writes; zero ends that.
 func (w *wire) SetDeadline(t time.Time) error {
 	w.mu.Lock()
