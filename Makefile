@@ -32,7 +32,7 @@ stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED
 fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 	@sh scripts/fuzz.sh
 
-compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; writes the table of docs/reliability.md (long)
+compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; writes the table of docs/reliability.md
 	cd compare && go run ./reliability -write ../docs/reliability.md
 
 docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table

@@ -25,14 +25,15 @@ type dialer struct {
 	ctx  context.Context // of the attempt
 	stop func() bool     // ends the watch over ctx
 
-	mu     sync.Mutex
-	hosts  int                      // guarded by mu: how many the attempt can still come to
-	host   string                   // guarded by mu: the one being tried
-	until  time.Time                // guarded by mu: how long it may take
-	wires  []*wire                  // guarded by mu: the attempt's sockets, nil for a failed dial; the last one counts
-	opened bool                     // guarded by mu: the attempt is over
-	closed bool                     // guarded by mu: the session is closed, no more cancel requests
-	cancel map[*cancelConn]struct{} // guarded by mu: sockets of cancel requests
+	mu         sync.Mutex
+	hosts      int                      // guarded by mu: how many the attempt can still come to
+	host       string                   // guarded by mu: the one being tried
+	until      time.Time                // guarded by mu: how long it may take
+	wires      []*wire                  // guarded by mu: the attempt's sockets, nil for a failed dial; the last one counts
+	opened     bool                     // guarded by mu: the attempt is over
+	turnedAway bool                     // guarded by mu: a server answered the first message with an error
+	closed     bool                     // guarded by mu: the session is closed, no more cancel requests
+	cancel     map[*cancelConn]struct{} // guarded by mu: sockets of cancel requests
 }
 
 func newDialer(ctx context.Context, o *opener, s *session, hosts int) *dialer {
@@ -174,6 +175,7 @@ func (d *dialer) settle(ok bool) *wire {
 	}
 	for _, w := range d.wires {
 		if w != nil {
+			d.turnedAway = d.turnedAway || w.first.Load() == 'E'+1
 			_ = w.Close()
 		}
 	}

@@ -185,6 +185,7 @@ type connectError struct {
 	took    time.Duration
 	timeout time.Duration // connect_timeout if it was what ended the attempt, else 0
 
+	turnedAway  bool // the server answered before anything was asked, with an error
 	wrongServer bool // there is a server, but without the target_session_attrs
 }
 

@@ -42,7 +42,7 @@ func TestAWriteThatWasCancelledWhileItCommittedIsNotASuccess(t *testing.T) {
 		if err := db.Ping(); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(testContext(t), 500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(testContext(t), time.Second)
 		err := write(ctx)
 		cancel()
 		var unknown *pgpooled.OutcomeUnknownError

@@ -37,7 +37,7 @@ func (i *interceptor) end(c call, err error) error {
 // single statement too.
 func (i *interceptor) trust(c call) error {
 	ended := c.ended()
-	if ended == nil || !i.s.cancelled.Load() || c.tx != nil || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
+	if ended == nil || !i.s.cancelled.Load() || c.tx != nil && !mayCommit(c.query) || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
 		return nil
 	}
 	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errCancelled, Ctx: ended})
@@ -105,6 +105,8 @@ func (i *interceptor) lost(c call, cause error) error {
 	unknown := &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
 	switch {
 	case c.op == "commit" && sent != 0:
+		return i.s.outcomeUnknown(unknown)
+	case c.tx != nil && sent != 0 && mayCommit(c.query):
 		return i.s.outcomeUnknown(unknown)
 	case c.tx != nil:
 		return lost

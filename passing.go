@@ -37,7 +37,7 @@ func passing(err error, known bool) bool {
 		case *pq.Error:
 			return passingState(string(e.Code))
 		case *connectError:
-			return e.wrongServer
+			return e.wrongServer || e.turnedAway
 		case *net.DNSError:
 			return known || e.IsTemporary || e.IsTimeout || !e.IsNotFound
 		case syscall.Errno:

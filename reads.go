@@ -59,6 +59,29 @@ func onlyReads(query string) bool {
 	}
 }
 
+// mayCommit says whether a statement of a text ends a transaction, so that the
+// loss of its connection need not mean a rollback.
+func mayCommit(query string) bool {
+	lx := lexer{src: query}
+	first := true
+	for {
+		switch t := lx.next(); t.kind {
+		case tokenEnd:
+			return false
+		case tokenDoubt:
+			return true
+		case tokenSemicolon:
+			first = true
+			continue
+		case tokenWord:
+			if first && (t.text == "commit" || t.text == "end" || t.text == "prepare") {
+				return true
+			}
+		}
+		first = false
+	}
+}
+
 // mayCall says whether a name may stand before an opening parenthesis.
 func mayCall(name token, schema string) bool {
 	if name.kind == tokenQuoted {

@@ -79,7 +79,11 @@ func (o *opener) connect(ctx context.Context) (*session, error) {
 	defer cancel()
 	s, err := o.attempt(ctx)
 	if err != nil {
-		return s, o.connectError(ctx, err, start)
+		e := o.connectError(ctx, s, err, start)
+		if s != nil && s.conn == nil {
+			s = nil // the server has not accepted it
+		}
+		return s, e
 	}
 	s.created = time.Now()
 	s.jitter = rand.Float64()
@@ -126,7 +130,7 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		s.wire = s.dials.settle(err == nil)
 	}
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := ctx.Err(); err != nil { // the socket may have been cut just now
 		s.conn = conn.(sessionConn)
@@ -217,17 +221,24 @@ func (b borrowed) Driver() driver.Driver                        { return nil }
 func (b borrowed) Close() error                                 { return nil }
 
 // connectError passes what the server answered and explains the rest.
-func (o *opener) connectError(ctx context.Context, err error, start time.Time) error {
+func (o *opener) connectError(ctx context.Context, s *session, err error, start time.Time) error {
 	if direct, ok := err.(*pq.Error); ok { // the server's own answer passes as it is
 		return direct
 	}
 	e := &connectError{cause: err, took: time.Since(start)}
+	if s != nil && s.dials != nil && errors.Is(err, pq.ErrSSLNotSupported) && s.dials.turnedAway {
+		// lib/pq takes every answer but "yes" to mean that there is no TLS; a
+		// server that starts up or shuts down answers with an error.
+		e.cause, e.turnedAway = errTurnedAway, true
+	}
 	e.wrongServer = anyOf(err, func(err error) bool { return wrongServer[err.Error()] })
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || (o.cfg.ConnectTimeout > 0 && e.took >= o.cfg.ConnectTimeout) {
 		e.timeout = o.cfg.ConnectTimeout
 	}
 	return e
 }
+
+var errTurnedAway = errors.New("the server answered the request for TLS with an error: it starts up or shuts down")
 
 // wrongServer is what lib/pq says, untyped, of a server that does not have the
 // target_session_attrs: after a failover it may.

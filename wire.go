@@ -31,6 +31,7 @@ type wire struct {
 
 	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
 
+	first   atomic.Int32 // the first byte read, plus one; 0 = none
 	sent    atomic.Int64 // bytes written so far
 	copying atomic.Bool  // a COPY is fed: the server owes nothing until its end
 	refuse  atomic.Bool  // every write fails, nothing is sent
@@ -71,6 +72,9 @@ func (w *wire) Read(b []byte) (int, error) {
 	}
 	impatient := w.patience > 0 && w.armPatience()
 	n, err := w.Conn.Read(b)
+	if n > 0 && w.first.Load() == 0 {
+		w.first.Store(int32(b[0]) + 1)
+	}
 	if err != nil {
 		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("nothing came for socket_timeout (%s): %w", w.patience, err)
