@@ -183,6 +183,9 @@ func Warm(ctx context.Context, db *sql.DB) error {
 	for i := range n {
 		wg.Go(func() {
 			l, err := c.pool.newLease(ctx)
+			if err == nil {
+				_, err = l.use(ctx) // or the pool takes it back for the next of us
+			}
 			if err != nil {
 				failed.Do(func() { first = err })
 				cancel() // the others would fare no better
