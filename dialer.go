@@ -120,14 +120,11 @@ func (d *dialer) share(host string) (time.Time, bool) {
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if custom := d.o.opts.dialer; custom != nil {
-		c, err := custom.DialContext(ctx, network, address)
-		if err == nil {
-			d.tune(c)
-		}
-		return c, err
+	via := d.o.opts.dialer
+	if via == nil {
+		via = &net.Dialer{KeepAlive: -1}
 	}
-	c, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
+	c, err := via.DialContext(ctx, network, address)
 	if err == nil {
 		d.tune(c)
 	}

@@ -21,9 +21,9 @@ type guard struct {
 
 // merge derives a context that ends with either.
 func (g *guard) merge(a, b context.Context) context.Context {
-	ctx, cancel := context.WithCancelCause(a)
-	stop := context.AfterFunc(b, func() { cancel(b.Err()) })
-	g.unmerge = func() { stop(); cancel(nil) }
+	ctx, cancel := context.WithCancel(a)
+	stop := context.AfterFunc(b, cancel)
+	g.unmerge = func() { stop(); cancel() }
 	return ctx
 }
 

@@ -65,7 +65,6 @@ func (i *interceptor) judge(c call, err error) error {
 	if !i.connectionFailed(err) {
 		return err
 	}
-	i.s.doomed.Store(true)
 	cause := i.failure()
 	if cause == nil && !errors.Is(err, driver.ErrBadConn) {
 		cause = err
@@ -113,10 +112,10 @@ func (i *interceptor) lost(c call, cause error) error {
 	case sent == 0 && ended != nil:
 		return ended
 	case sent == 0, c.op == "ping", c.op == "prepare", c.op == "begin", c.op == "close":
-		lost.repeatable = ended == nil && i.mode() != RetryOff && i.mode() != RetryConnect
+		lost.repeatable = ended == nil && i.repeats()
 		return lost
 	case sent > 0 && onlyReads(c.query):
-		lost.read = !c.rows && ended == nil && i.mode() != RetryOff && i.mode() != RetryConnect && !waitedTooLong(cause)
+		lost.read = !c.rows && ended == nil && i.repeats() && !waitedTooLong(cause)
 		return lost
 	}
 	// The caller may have said that once more does no harm.
@@ -131,6 +130,9 @@ func (i *interceptor) mode() RetryMode {
 	}
 	return i.s.pool.mode
 }
+
+// repeats says whether retry_mode allows to repeat what had no effect.
+func (i *interceptor) repeats() bool { return i.mode() == RetrySafe || i.mode() == RetryAll }
 
 // waitedTooLong tells a statement that took longer than socket_timeout from one
 // whose connection failed: again would add to the load.

@@ -132,22 +132,17 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := ctx.Err(); err != nil { // the socket may have been cut just now
-		s.conn = conn.(sessionConn)
-		return s, err
-	}
-	if s.wire == nil {
-		s.gone = make(chan struct{})
-	}
 	s.conn = conn.(sessionConn)
 	s.intr.grace = lingerLimit // until it is measured
-	if s.wire != nil {
+	if s.wire == nil {
+		s.gone = make(chan struct{})
+	} else {
 		s.wire.polite.Store(true) // from here on the server counts a session
 	}
-	if err := o.finish(ctx, s); err != nil {
+	if err := ctx.Err(); err != nil { // the socket may have been cut just now
 		return s, err
 	}
-	return s, nil
+	return s, o.finish(ctx, s)
 }
 
 // cancel dooms the session on behalf of a context that ended.
