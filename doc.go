@@ -122,7 +122,7 @@
 //   - pgbouncer (default false): Transaction-pooling mode: no named statements, and each call with
 //     arguments in one message group, as with binary_parameters=yes.
 //   - commit_check (default off): Finds out the fate of a COMMIT that got no answer. on (or xid):
-//     by the transaction's id; ledger: by a token row. Not in effect in this version yet.
+//     by the transaction's id; ledger: by a token row.
 //   - leak_detection_threshold (default 0; 0 = off): A lease held longer is logged with the stack
 //     that took it.
 //   - pool_name (default none): Connectors of one process with the same name share one pool.

@@ -167,6 +167,7 @@ func openPool(op *opener) *pool {
 		timeout: cfg.PoolTimeout, leakAfter: cfg.LeakDetectionThreshold,
 		retry: retryPolicy{mode: cfg.RetryMode, maxAttempts: cfg.RetryMaxAttempts, baseDelay: cfg.RetryBaseDelay, maxDelay: cfg.RetryMaxDelay},
 	}, op.opts.log, op.connect)
+	p.commitCheck = cfg.CommitCheck
 	p.mu.Lock()
 	p.logLocked(slog.LevelInfo, "pgpooled: pool opened",
 		slog.Int("max_open_conns", cfg.MaxOpenConns), slog.Int("min_idle_conns", cfg.MinIdleConns))

@@ -172,10 +172,8 @@ var params = []param{
 	},
 	{
 		key: "commit_check", def: "off", values: []string{"off", "on", "ledger"},
-		doc:     "Finds out the fate of a COMMIT that got no answer. on (or xid): by the transaction's id; ledger: by a token row.",
-		field:   func(c *Config) any { return &c.CommitCheck },
-		pending: func(c *Config) bool { return c.CommitCheck != CommitCheckOff },
-		notYet:  "Not in effect in this version yet.",
+		doc:   "Finds out the fate of a COMMIT that got no answer. on (or xid): by the transaction's id; ledger: by a token row.",
+		field: func(c *Config) any { return &c.CommitCheck },
 	},
 	{
 		key: "leak_detection_threshold", def: "0", min: aMillisecond, max: aYear, zero: "off",

@@ -102,13 +102,22 @@ type OutcomeUnknownError struct {
 	Sent  int64  // bytes of it that left this process; -1 = not known
 	Cause error  // why the connection failed
 	Ctx   error  // the context's error if its end led here, else nil
+	Check error  // why commit_check could not find out, nil = it was off
 
-	repeatable bool // database/sql may repeat it
+	repeatable bool    // database/sql may repeat it
+	ticket     *ticket // to find out with, nil = there is no way
 }
 
 func (e *OutcomeUnknownError) Error() string {
+	check := ""
+	if e.Check != nil {
+		check = fmt.Sprintf("; commit_check could not find out: %v", e.Check)
+	}
+	if e.Cause == errCancelled || e.Cause == errUnreplicated {
+		return fmt.Sprintf("pgpooled: outcome unknown: %s: %s; check for its effect before trying again", e.Op, because(e.Ctx, e.Cause))
+	}
 	return fmt.Sprintf("pgpooled: outcome unknown: the connection failed after the %s was sent (%s); "+
-		"it may have been executed and was not repeated: check for its effect before trying again", e.Op, because(e.Ctx, e.Cause))
+		"it may have been executed and was not repeated: check for its effect before trying again%s", e.Op, because(e.Ctx, e.Cause), check)
 }
 
 // because joins the context's error and the cause, in the order of events.
@@ -152,8 +161,10 @@ func (e *ConnLostError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "pgpooled: connection lost during %s", e.Op)
 	switch {
-	case e.InTx && e.Op == "commit":
+	case e.InTx && e.Op == "commit" && e.Sent == 0:
 		b.WriteString(": the transaction was not committed: COMMIT was not sent")
+	case e.InTx && e.Op == "commit":
+		b.WriteString(": the transaction was not committed, as commit_check found out: run it again from BEGIN")
 	case e.InTx:
 		b.WriteString(": the transaction is gone, nothing of it was done: run it again from BEGIN")
 	case e.Sent == 0:

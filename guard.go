@@ -27,7 +27,7 @@ func (g *guard) merge(a, b context.Context) context.Context {
 	return ctx
 }
 
-func (g *guard) begin(ctx context.Context, s *session) {
+func (g *guard) begin(ctx context.Context, s *session, grace time.Duration) {
 	if ctx.Done() == nil || s.wire == nil {
 		return
 	}
@@ -43,7 +43,7 @@ func (g *guard) begin(ctx context.Context, s *session) {
 			return
 		}
 		s.cancel()
-		g.timer = time.AfterFunc(s.intr.grace, func() {
+		g.timer = time.AfterFunc(grace, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			if g.armed && g.turn == turn {

@@ -21,6 +21,7 @@ type interceptor struct {
 
 	lease  uint64      // counts the leases: what belongs to an earlier one is stale
 	used   bool        // something was asked of the session in this lease
+	raw    bool        // the caller may have set handlers on lib/pq's connection
 	rows   driver.Rows // open rows, nil = none
 	read   call        // the call that opened them
 	broken error       // why they ended early, nil = they did not
@@ -40,6 +41,7 @@ type call struct {
 	ctx    context.Context // the caller's
 	tx     context.Context // the transaction's, nil outside one
 	before int64           // bytes written before it
+	ticket *ticket         // a COMMIT's, with commit_check
 }
 
 // ended is the error of the context that has ended, the caller's first.
@@ -56,6 +58,7 @@ type txn struct {
 	ctx   context.Context
 	intr  *interceptor
 	lease uint64
+	check CommitCheck
 }
 
 // start opens a call: it refuses one that cannot go well without sending a byte
@@ -73,6 +76,10 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 		return ctx, c, err
 	}
 	i.used = true
+	if i.raw {
+		i.raw = false
+		i.s.watchNotices()
+	}
 	if w := i.s.wire; w != nil {
 		c.before = w.sent.Load()
 		if cause := w.failure(); cause != nil {
@@ -82,7 +89,7 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 	if c.tx != nil && c.tx.Done() != nil && c.tx.Done() != ctx.Done() {
 		ctx = i.guard.merge(ctx, c.tx)
 	}
-	i.guard.begin(ctx, i.s)
+	i.guard.begin(ctx, i.s, i.grace)
 	return ctx, c, nil
 }
 
@@ -181,11 +188,18 @@ func (i *interceptor) ConnBeginTx(ctx context.Context, conn driver.ConnBeginTx, 
 	if err != nil {
 		return ctx, nil, err
 	}
-	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
+	check := i.commitCheck(ctx, opts)
+	if check != CommitCheckOff {
+		err = i.prepareCheck(check)
+	}
+	var tx driver.Tx
+	if err == nil {
+		tx, err = conn.BeginTx(context.WithoutCancel(ctx), opts)
+	}
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
 	}
-	i.tx = &txn{Tx: tx, ctx: ctx, intr: i, lease: i.lease}
+	i.tx = &txn{Tx: tx, ctx: ctx, intr: i, lease: i.lease, check: check}
 	return ctx, i.tx, nil
 }
 
@@ -225,7 +239,12 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 		w.abort()
 		return &ConnLostError{Op: op, InTx: true, Cause: errCopyOpen}
 	}
-	i.guard.begin(t.ctx, i.s)
+	grace := i.grace
+	if op == "commit" && t.check != CommitCheckOff {
+		grace /= 2 // the other half is for finding out
+		finish = func(driver.Tx) error { return i.commit(&c, t) }
+	}
+	i.guard.begin(t.ctx, i.s, grace)
 	err := finish(t.Tx)
 	i.tx = nil
 	return i.end(c, err)

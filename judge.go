@@ -37,6 +37,9 @@ func (i *interceptor) end(c call, err error) error {
 // single statement too.
 func (i *interceptor) trust(c call) error {
 	ended := c.ended()
+	if i.s.unreplicated.Swap(false) {
+		return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errUnreplicated, Ctx: ended})
+	}
 	if ended == nil || !i.s.cancelled.Load() || c.tx != nil && !mayCommit(c.query) || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
 		return nil
 	}
@@ -101,7 +104,10 @@ func (i *interceptor) lost(c call, cause error) error {
 	if c.rows {
 		lost.Op = "rows"
 	}
-	unknown := &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended}
+	unknown := &OutcomeUnknownError{Op: c.op, Sent: sent, Cause: cause, Ctx: ended, ticket: c.ticket}
+	if i.s.unreplicated.Load() {
+		unknown.ticket, unknown.Check = nil, errUnreplicated
+	}
 	switch {
 	case c.op == "commit" && sent != 0:
 		return i.s.outcomeUnknown(unknown)

@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
-
-	"github.com/lib/pq"
 )
 
 // A lease is in one of these states. It leaves leaseFresh by compare-and-swap:
@@ -40,6 +38,8 @@ type lease struct {
 
 	raw  bool // PQConn gave lib/pq's connection away
 	solo bool // database/sql keeps it: there is no pool to return to
+
+	lost error // why it was closed before its time
 
 	stack  []uintptr // who took it, with leak detection only
 	leaked bool      // guarded by pool.mu: it was reported
@@ -92,6 +92,9 @@ func (l *lease) use(ctx context.Context) (*session, error) {
 		}
 		return l.s, nil
 	case leaseClosed:
+		if l.lost != nil {
+			return nil, l.lost
+		}
 		return nil, errLeaseClosed
 	}
 	if l.state.CompareAndSwap(leaseFresh, leaseUsed) {
@@ -127,7 +130,7 @@ func (l *lease) Close() error {
 		}
 		if state != leaseEmpty {
 			if l.raw {
-				clearHandlers(l.s.base)
+				l.s.clearHandlers()
 			}
 			l.pool.release(l.s)
 		}
@@ -214,7 +217,11 @@ func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 		return nil, err
 	}
 	l.calls++
-	return s.conn.BeginTx(ctx, opts)
+	tx, err := s.conn.BeginTx(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &leaseTx{Tx: tx, l: l, ctx: ctx}, nil
 }
 
 // Ping makes a round trip. database/sql repeats everything but this, so a Ping
@@ -286,14 +293,7 @@ func PQConn(driverConn any) driver.Conn {
 	if err != nil {
 		return nil
 	}
-	s.intr.used = true
+	s.intr.used, s.intr.raw = true, true
 	l.raw = true
 	return s.base
-}
-
-// clearHandlers removes what a caller set on lib/pq's connection.
-func clearHandlers(base driver.Conn) {
-	defer func() { _ = recover() }() // lib/pq panics on a connection of WithBase
-	pq.SetNoticeHandler(base, nil)
-	pq.SetNotificationHandler(base, nil)
 }

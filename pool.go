@@ -34,6 +34,8 @@ type pool struct {
 	tracing bool      // leases remember who took them
 	mode    RetryMode // retry_mode
 
+	commitCheck CommitCheck // of transactions whose context does not say
+
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the pool
@@ -60,6 +62,8 @@ type pool struct {
 	events  []event   // to be logged
 	logging bool      // flushLogs is at it
 	checked time.Time // when upkeep last looked at warm sessions
+	ledger  ledger    // of commit_check=ledger
+	noCheck string    // why commit_check cannot work, as logged last
 }
 
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {

@@ -76,7 +76,7 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 func (s *session) readOnly(ctx context.Context) error {
 	if s.wire != nil {
 		i := s.intr
-		i.guard.begin(ctx, s)
+		i.guard.begin(ctx, s, i.grace)
 		defer i.guard.end()
 	}
 	b, ok := s.base.(driver.ConnBeginTx)

@@ -47,10 +47,16 @@ type session struct {
 
 	replay bool // it serves one repeated read and nothing else
 
+	evidence   string   // of the server's identity, for commit_check; "" = not asked yet, or none
+	noEvidence error    // why there is none
+	tokens     []string // in the ledger, of transactions that are known to be committed
+
 	gone chan struct{} // with WithBase: closed when close is through
 
 	doomed    atomic.Bool // not to be reused
 	cancelled atomic.Bool // doomed, because its deadline fired or a cancel request is on its way
+
+	unreplicated atomic.Bool // the server warned that no standby may have what it called done
 
 	// Guarded by pool.mu.
 	inUse      bool
@@ -133,6 +139,7 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		return s, err
 	}
 	s.conn = conn.(sessionConn)
+	s.watchNotices()
 	s.intr.grace = lingerLimit // until it is measured
 	if s.wire == nil {
 		s.gone = make(chan struct{})
@@ -321,13 +328,18 @@ func (d bareDriver) Open(string) (driver.Conn, error) {
 }
 func (d bareDriver) OpenConnector(string) (driver.Connector, error) { return d.c, nil }
 
-// outcomeUnknown counts and logs a statement whose fate nobody knows.
+// outcomeUnknown reports a statement whose fate nobody knows, unless it can
+// still be found out.
 func (s *session) outcomeUnknown(err *OutcomeUnknownError) error {
-	if p := s.pool; p != nil {
-		p.mu.Lock()
-		p.counts.unknown++
-		p.logLocked(slog.LevelWarn, "pgpooled: outcome unknown", slog.String("op", err.Op), slog.String("cause", err.Cause.Error()))
-		p.mu.Unlock()
+	if s.pool != nil && err.ticket == nil {
+		s.pool.noteUnknown(err)
 	}
 	return err
+}
+
+func (p *pool) noteUnknown(err *OutcomeUnknownError) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.unknown++
+	p.logLocked(slog.LevelWarn, "pgpooled: outcome unknown", slog.String("op", err.Op), slog.String("cause", err.Cause.Error()))
 }

@@ -179,7 +179,7 @@ func (i *interceptor) closeStmt(st *stmt) error {
 	if st.copies {
 		// Closing a COPY sends the rest and waits until the server has taken it.
 		if c.tx != nil {
-			i.guard.begin(c.tx, i.s)
+			i.guard.begin(c.tx, i.s, i.grace)
 		}
 		i.copied()
 		return i.end(c, st.Stmt.Close())

@@ -35,6 +35,7 @@ type counts struct {
 	waitTime                             time.Duration
 	opens, openErrors                    int64
 	reclaimed, leaks, unknown, replays   int64
+	lostCommitted, lostAborted, txAgain  int64
 	peakInUse                            int
 	closed                               [closeReasons]int64
 }
@@ -85,6 +86,9 @@ type Stats struct {
 	Leaks           int64 // leases held longer than leak_detection_threshold
 	Replays         int64 // reads that ran again on another connection
 	OutcomesUnknown int64 // statements that ended in an OutcomeUnknownError
+	LostCommitted   int64 // lost COMMITs that commit_check found committed
+	LostAborted     int64 // lost COMMITs that commit_check found not committed
+	TxRepeated      int64 // transactions that RunTx ran again
 }
 
 func (p *pool) stats() Stats {
@@ -101,6 +105,7 @@ func (p *pool) stats() Stats {
 		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
 		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh], ClosedReplay: c.closed[closedReplay],
 		Reclaimed: c.reclaimed, Leaks: c.leaks, Replays: c.replays, OutcomesUnknown: c.unknown,
+		LostCommitted: c.lostCommitted, LostAborted: c.lostAborted, TxRepeated: c.txAgain,
 	}
 }
 

@@ -1,0 +1,133 @@
+package pgpooled
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// LedgerSchema is the table that commit_check=ledger writes to. It is created at
+// first use if the role may do that; else put it into a migration, in a schema
+// that search_path finds, and grant SELECT, INSERT and DELETE on it. Rows of
+// transactions that are known to be committed are deleted again, 100 at a time;
+// what a crash leaves behind, after a day.
+const LedgerSchema = `CREATE TABLE IF NOT EXISTS pgpooled_ledger (
+	token uuid PRIMARY KEY,
+	fence boolean NOT NULL DEFAULT false,
+	written timestamptz NOT NULL DEFAULT clock_timestamp()
+)`
+
+const (
+	ledgerBatch  = 100         // tokens of a session that are deleted together
+	ledgerAgain  = time.Minute // before a ledger that could not be used is looked for again
+	ledgerSweep  = time.Hour   // between two deletions of what others left behind
+	ledgerKeeps  = time.Hour   // how long a token is good for; rows live for a day, by the server's clock
+	ledgerLookup = `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('pgpooled_ledger')`
+)
+
+var errLedgerTooOld = fmt.Errorf("the ledger can be asked for %s after the COMMIT only", ledgerKeeps)
+
+// ledger is what a pool knows of the table of tokens; guarded by pool.mu.
+type ledger struct {
+	table  string    // its quoted name, "" = it cannot be used
+	why    error     // why not
+	looked time.Time // when it was looked for
+	swept  time.Time // when rows of others were deleted
+}
+
+func (p *pool) ledgerNow() ledger {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ledger
+}
+
+// prepareLedger finds the table, or makes it, once per pool, and deletes tokens
+// that nobody will ask for. It runs before BEGIN: inside the transaction reading
+// the table would make serializable transactions conflict with each other.
+func (i *interceptor) prepareLedger() error {
+	s := i.s
+	l := s.pool.ledgerNow()
+	if l.table == "" && time.Since(l.looked) >= ledgerAgain {
+		ctx := context.Background()
+		l.table, l.why = ask(ctx, s.base, ledgerLookup)
+		if l.why == nil && l.table == "" {
+			_, l.why = s.run(LedgerSchema)
+			if table, err := ask(ctx, s.base, ledgerLookup); err == nil && table != "" {
+				l.table, l.why = table, nil // perhaps another session was faster
+			}
+		}
+		if l.why != nil && i.connectionFailed(l.why) {
+			return l.why
+		}
+		if l.table == "" {
+			l.why = fmt.Errorf("the table pgpooled_ledger cannot be made, see LedgerSchema: %w", l.why)
+			s.pool.noteNoCheck(l.why)
+		}
+		s.pool.mu.Lock()
+		s.pool.ledger.table, s.pool.ledger.why, s.pool.ledger.looked = l.table, l.why, time.Now()
+		s.pool.mu.Unlock()
+	}
+	if len(s.tokens) < ledgerBatch || l.table == "" {
+		return nil
+	}
+	return i.prune(l)
+}
+
+// prune deletes the tokens of transactions that are known to be committed, and
+// now and then what crashed programs left behind.
+func (i *interceptor) prune(l ledger) error {
+	s := i.s
+	where := "token IN ('" + strings.Join(s.tokens, "', '") + "')"
+	s.tokens = s.tokens[:0]
+	if time.Since(l.swept) >= ledgerSweep {
+		where += " OR written < clock_timestamp() - interval '1 day'"
+		s.pool.mu.Lock()
+		s.pool.ledger.swept = time.Now()
+		s.pool.mu.Unlock()
+	}
+	_, err := s.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = off; DELETE FROM " + l.table + " WHERE " + where + "; COMMIT")
+	if err != nil && !i.connectionFailed(err) {
+		s.pool.noteNoCheck(fmt.Errorf("old rows of %s stay: %w", l.table, err))
+		_, err = s.run("ROLLBACK")
+	}
+	return err
+}
+
+// commitByLedger writes the token and commits in one message: either the server
+// has all of it, or the token that askLedger writes comes first and forbids it.
+func (i *interceptor) commitByLedger(c *call, t *txn) error {
+	tk, s := c.ticket, i.s
+	l := s.pool.ledgerNow()
+	if l.table == "" {
+		tk.why = l.why
+		return t.Tx.Commit()
+	}
+	tk.table, tk.token = l.table, newToken()
+	_, err := s.run(savepoint + "INSERT INTO " + tk.table + " (token) VALUES ('" + tk.token + "')" + release + "; COMMIT")
+	if err == nil {
+		s.tokens = append(s.tokens, tk.token)
+		return nil
+	}
+	if i.connectionFailed(err) {
+		return err
+	}
+	// Nothing is committed: the token was refused, or COMMIT itself was.
+	c.before = s.bytesSent()
+	tk.why = err
+	switch undone := i.undo(err); {
+	case undone == nil:
+		if sqlState(err) == "42P01" { // it was dropped: look again
+			s.pool.mu.Lock()
+			s.pool.ledger = ledger{why: err}
+			s.pool.mu.Unlock()
+		}
+		c.before = s.bytesSent()
+		return t.Tx.Commit()
+	case i.connectionFailed(undone):
+		c.before = s.bytesSent()
+		return undone
+	}
+	return err // COMMIT was refused: there is no transaction to undo anything in
+}

@@ -1,0 +1,124 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// runTxAttempts bounds RunTx where retry_max_attempts does not.
+const runTxAttempts = 50
+
+// RunTx runs f in a transaction and commits it. If the transaction was rolled
+// back for a reason that can pass (a serialization failure, 40001; a deadlock,
+// 40P01; a connection that was lost), it runs f again in a new one, as often as
+// retry_max_attempts says (50 times where that is 0), with growing pauses
+// (retry_base_delay, retry_max_delay, full jitter), until ctx ends.
+//
+// If the answer to COMMIT is lost, RunTx finds out what became of the
+// transaction, as with [WithCommitCheck], or by the ledger if the DSN or ctx says
+// so, and repeats only what was not committed. What cannot be found out is an
+// [OutcomeUnknownError] and is not repeated, unless opts say ReadOnly.
+//
+// f may run several times: what it does outside the database is the caller's
+// business, and so is every variable that it changes. It must use the
+// transaction that it is given, and must not end it. An error of f rolls back and
+// is returned as it is; that of the last of all attempts is wrapped in an
+// [AttemptsError]. If f panics, the transaction is rolled back and the panic goes
+// on. RunTx may be called from any goroutine.
+func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+	if _, chosen := ctx.Value(commitCheckKey{}).(CommitCheck); !chosen {
+		ctx = WithCommitCheck(ctx)
+	}
+	policy := retryPolicy{baseDelay: 50 * time.Millisecond, maxDelay: time.Second}
+	var p *pool
+	if c, ok := ConnectorOf(db); ok {
+		p, policy = c.pool, c.pool.limits.retry // never changes
+	}
+	if policy.maxAttempts == 0 {
+		policy.maxAttempts = runTxAttempts
+	}
+	pauses := policy.backoff()
+	for attempt := 1; ; attempt++ {
+		err := runOnce(ctx, db, opts, f)
+		if err == nil || ctx.Err() != nil || !rolledBack(err) && !(opts != nil && opts.ReadOnly && isLostCommit(err)) {
+			return err
+		}
+		if attempt == policy.maxAttempts {
+			return &AttemptsError{Attempts: attempt, Err: err}
+		}
+		pause, _ := pauses.Next()
+		if p != nil {
+			p.noteTxAgain(err, pause)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { // also when f panics
+		if !finished {
+			_ = tx.Rollback()
+		}
+	}()
+	if err := f(tx); err != nil {
+		return err
+	}
+	finished = true
+	return tx.Commit()
+}
+
+// rolledBack says whether err means that nothing of the transaction was done, for
+// a reason that can pass.
+func rolledBack(err error) bool {
+	var (
+		unknown *OutcomeUnknownError
+		lost    *ConnLostError
+		answer  *pq.Error
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return false
+	case errors.As(err, &lost):
+		return lost.Ctx == nil
+	case errors.As(err, &answer):
+		return answer.Code == "40001" || answer.Code == "40P01"
+	}
+	return false
+}
+
+// isLostCommit: only Commit's own error says so, since f cannot end the
+// transaction.
+func isLostCommit(err error) bool {
+	unknown, ok := err.(*OutcomeUnknownError)
+	return ok && unknown.Op == "commit"
+}
+
+// noteTxAgain counts a repetition. Conflicts are part of a serializable
+// program's day: they are logged at Debug.
+func (p *pool) noteTxAgain(err error, pause time.Duration) {
+	level := slog.LevelDebug
+	var lost *ConnLostError
+	if errors.As(err, &lost) {
+		level = slog.LevelWarn
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts.txAgain++
+	p.logLocked(level, "pgpooled: running a transaction again", slog.Duration("pause", pause), slog.String("error", err.Error()))
+}
