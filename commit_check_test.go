@@ -13,11 +13,11 @@ import (
 // the caller is never left without it.
 func TestCommitCutAtEveryByteIsFoundOut(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	for _, mode := range []string{"on", "ledger"} {
 		for _, tls := range []string{"disable", "require"} {
 			t.Run(mode+" "+tls, func(t *testing.T) {
 				t.Parallel()
+				ctx := testContext(t)
 				dbname := server.Database(t)
 				db, proxy := through(t, server, "dbname", dbname, "sslmode", tls, "commit_check", mode, "max_open_conns", "1")
 				if _, err := db.Exec("create table truth (id int primary key)"); err != nil {

@@ -118,7 +118,8 @@
 //   - retry_max_delay (default 1s): The longest backoff.
 //   - statement_cache_capacity, statement_cache_size (default 256 on sessions proven direct, else
 //     0; 0 with pgbouncer=true or binary_parameters=yes; 0 = no cache): Prepared statements kept
-//     per session. Not in effect in this version yet.
+//     per session. A number that is given here counts without proof: behind a transaction pooler it
+//     must be 0.
 //   - pgbouncer (default false): Transaction-pooling mode: no named statements, and each call with
 //     arguments in one message group, as with binary_parameters=yes.
 //   - commit_check (default off): Finds out the fate of a COMMIT that got no answer. on (or xid):

@@ -227,14 +227,6 @@ func clonePQ(p pq.Config) pq.Config {
 }
 
 // Notices lists what the user should be told once: keys of other tools that mean
-// nothing here, and settings that this version reads but does not act on yet.
-// Each names a key and what to do, never a value. Normally it is empty.
-func (c *Config) Notices() []string {
-	notices := slices.Clone(c.ignored)
-	for i := range params {
-		if p := &params[i]; p.pending != nil && p.pending(c) {
-			notices = append(notices, p.key+" is accepted: "+p.notYet)
-		}
-	}
-	return notices
-}
+// nothing here. Each names a key and what to do, never a value. Normally it is
+// empty.
+func (c *Config) Notices() []string { return slices.Clone(c.ignored) }

@@ -31,7 +31,7 @@ A DSN is a URL or key=value text, as libpq has them:
 	for i := range params {
 		p := &params[i]
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s |\n", p.key, strings.Join(p.alsoAs(), ", "), p.defaultText("`"),
-			p.rangeText(), p.bareText(), p.zero, p.meaning())
+			p.rangeText(), p.bareText(), p.zero, p.doc)
 	}
 	b.WriteString(`
 ## Keys of other tools
@@ -65,7 +65,7 @@ func parametersComment() string {
 				name += " (bare: " + unitName(a.bare) + ")"
 			}
 		}
-		b.WriteString(wrapComment("  - ", name+" ("+strings.Join(note, "; ")+"): "+p.meaning()))
+		b.WriteString(wrapComment("  - ", name+" ("+strings.Join(note, "; ")+"): "+p.doc))
 	}
 	return b.String()
 }
@@ -100,13 +100,6 @@ func (p *param) defaultText(quote string) string {
 		return quote + p.def + quote
 	}
 	return "none"
-}
-
-func (p *param) meaning() string {
-	if p.notYet != "" {
-		return p.doc + " " + p.notYet
-	}
-	return p.doc
 }
 
 func (p *param) rangeText() string {

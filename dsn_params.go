@@ -24,10 +24,6 @@ type param struct {
 	// *string, *RetryMode or *CommitCheck. nil: the key is translated into
 	// settings of lib/pq and leaves no field behind.
 	field func(*Config) any
-	// pending tells whether c asks for what this version does not do yet; notYet
-	// says what that is.
-	pending func(c *Config) bool
-	notYet  string
 }
 
 type alias struct {
@@ -160,10 +156,8 @@ var params = []param{
 		key: "statement_cache_capacity", from: "pgx", auto: true, max: math.MaxInt16, zero: "no cache",
 		defText: "256 on sessions proven direct, else 0; 0 with pgbouncer=true or binary_parameters=yes",
 		aliases: []alias{{name: "statement_cache_size", from: "Prisma"}},
-		doc:     "Prepared statements kept per session.",
+		doc:     "Prepared statements kept per session. A number that is given here counts without proof: behind a transaction pooler it must be 0.",
 		field:   func(c *Config) any { return &c.StatementCacheCapacity },
-		pending: func(c *Config) bool { return c.StatementCacheCapacity > 0 },
-		notYet:  "Not in effect in this version yet.",
 	},
 	{
 		key: "pgbouncer", from: "Prisma", def: "false",

@@ -29,6 +29,9 @@ type interceptor struct {
 
 	closing []*stmt // statements to close once the rows are
 
+	cache  *stmtCache    // nil = none
+	pinned []*cachedStmt // that statements of this lease have
+
 	guard guard
 }
 
@@ -75,6 +78,7 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 	if err := c.ended(); err != nil {
 		return ctx, c, err
 	}
+	first := !i.used
 	i.used = true
 	if i.raw {
 		i.raw = false
@@ -90,6 +94,15 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 		ctx = i.guard.merge(ctx, c.tx)
 	}
 	i.guard.begin(ctx, i.s, i.grace)
+	if first && i.cache != nil && i.cache.wanted && i.cache.direct == unproven {
+		if err := i.prove(); err != nil {
+			c.op = "prepare" // nothing of the call was sent
+			return ctx, c, i.end(c, err)
+		}
+		if w := i.s.wire; w != nil {
+			c.before = w.sent.Load()
+		}
+	}
 	return ctx, c, nil
 }
 
@@ -98,6 +111,10 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 func (i *interceptor) endLease() (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
+	if i.pinned != nil {
+		i.cache.unpin(i.pinned)
+		i.pinned = nil
+	}
 	i.lease++
 	i.used, i.rows, i.tx, i.closing, i.broken = false, nil, nil, nil, nil
 	return clean, left
@@ -127,7 +144,18 @@ func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerCon
 	if err != nil {
 		return nil, err
 	}
+	if len(args) > 0 {
+		e, err := i.cachedStmt(ctx, &c, query, false)
+		if err != nil {
+			return nil, i.end(c, err)
+		}
+		if e != nil {
+			res, err := e.ExecContext(ctx, i, args)
+			return res, i.end(c, err)
+		}
+	}
 	res, err := conn.ExecContext(ctx, query, args)
+	i.noteChange(query)
 	return res, i.end(c, err)
 }
 
@@ -138,7 +166,18 @@ func (i *interceptor) ConnQueryContext(ctx context.Context, conn driver.QueryerC
 	if err != nil {
 		return ctx, nil, err
 	}
+	if len(args) > 0 {
+		e, err := i.cachedStmt(own, &c, query, false)
+		if err != nil {
+			return ctx, nil, i.end(c, err)
+		}
+		if e != nil {
+			rows, err := e.QueryContext(own, i, args)
+			return ctx, rows, i.opened(c, rows, err)
+		}
+	}
 	rows, err := conn.QueryContext(own, query, args)
+	i.noteChange(query)
 	return ctx, rows, i.opened(c, rows, err)
 }
 
@@ -160,6 +199,17 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	own, c, err := i.start(ctx, "prepare", query)
 	if err != nil {
 		return ctx, nil, err
+	}
+	if !copies {
+		e, err := i.cachedStmt(own, &c, query, true)
+		if err != nil || e != nil {
+			if err = i.end(c, err); err != nil {
+				return ctx, nil, err
+			}
+			e.pins++
+			i.pinned = append(i.pinned, e)
+			return ctx, &stmt{Stmt: e.st, intr: i, lease: i.lease, entry: e}, nil
+		}
 	}
 	if copies && i.s.wire != nil {
 		i.s.wire.copying.Store(true)

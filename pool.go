@@ -36,6 +36,9 @@ type pool struct {
 
 	commitCheck CommitCheck // of transactions whose context does not say
 
+	noStatements atomic.Bool   // the statement caches are off
+	planEpoch    atomic.Uint64 // grows when cached statements turn out to be out of date
+
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the pool

@@ -140,6 +140,10 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 	}
 	s.conn = conn.(sessionConn)
 	s.watchNotices()
+	if s.wire != nil {
+		s.wire.settled = true
+		s.intr.cache = newStmtCache(o.cfg.StatementCacheCapacity)
+	}
 	s.intr.grace = lingerLimit // until it is measured
 	if s.wire == nil {
 		s.gone = make(chan struct{})

@@ -12,7 +12,8 @@ type stmt struct {
 	driver.Stmt
 	intr   *interceptor
 	lease  uint64
-	copies bool // COPY ... FROM STDIN
+	copies bool        // COPY ... FROM STDIN
+	entry  *cachedStmt // the cache's, which closes it; nil = its own
 }
 
 var (
@@ -28,6 +29,9 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driv
 	if st.lease != st.intr.lease {
 		return nil, errStaleStmt
 	}
+	if st.entry != nil {
+		return st.entry.ExecContext(ctx, st.intr, args)
+	}
 	if e, ok := st.Stmt.(driver.StmtExecContext); ok {
 		return e.ExecContext(ctx, args)
 	}
@@ -39,6 +43,9 @@ func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driv
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	if st.lease != st.intr.lease {
 		return nil, errStaleStmt
+	}
+	if st.entry != nil {
+		return st.entry.QueryContext(ctx, st.intr, args)
 	}
 	if q, ok := st.Stmt.(driver.StmtQueryContext); ok {
 		return q.QueryContext(ctx, args)
@@ -164,6 +171,10 @@ func (i *interceptor) StmtClose(_ context.Context, ds driver.Stmt) error {
 }
 
 func (i *interceptor) closeStmt(st *stmt) error {
+	if st.entry != nil {
+		st.entry.pins = max(st.entry.pins-1, 0)
+		return nil
+	}
 	if i.s.doomed.Load() || i.failure() != nil {
 		return nil // it goes with the session
 	}

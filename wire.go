@@ -31,6 +31,9 @@ type wire struct {
 
 	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
 
+	startup []byte // the server's greeting until prove has read it; written before the session is settled
+	settled bool   // the greeting is over, or cannot be read
+
 	first   atomic.Int32 // the first byte read, plus one; 0 = none
 	sent    atomic.Int64 // bytes written so far
 	copying atomic.Bool  // a COPY is fed: the server owes nothing until its end
@@ -74,6 +77,9 @@ func (w *wire) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
 	if n > 0 && w.first.Load() == 0 {
 		w.first.Store(int32(b[0]) + 1)
+	}
+	if !w.settled {
+		w.record(b[:n])
 	}
 	if err != nil {
 		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {

@@ -1,0 +1,269 @@
+package pgpooled
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+
+	"github.com/lib/pq"
+)
+
+// stmtCache keeps a session's prepared statements, so that a text with arguments
+// takes one round trip instead of two. A text gets in when the session sees it
+// for the second time: one that never repeats costs nothing. It belongs to its
+// session's interceptor and is used by one goroutine at a time.
+type stmtCache struct {
+	limit  int
+	direct proof
+	wanted bool // a text came for the second time: the proof is worth its round trip
+
+	byText         map[string]*cachedStmt
+	newest, oldest *cachedStmt
+	spent          []*cachedStmt // out of date, not closed yet
+	seen           map[uint64]struct{}
+	epoch          uint64 // grows with everything in the session that may change plans
+}
+
+// cachedStmt is one prepared statement; lib/pq has given it a name.
+type cachedStmt struct {
+	text         string
+	st           cachedDriverStmt
+	epoch        uint64
+	pins         int // db.Prepare has it, so often
+	newer, older *cachedStmt
+}
+
+type cachedDriverStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// proof says whether the session's statements are its own: behind a transaction
+// pooler statement 1 may be somebody else's.
+type proof int
+
+const (
+	unproven proof = iota
+	isDirect
+	notDirect
+)
+
+// maxCachedText is the longest text that is kept, in bytes.
+const maxCachedText = 64 << 10
+
+var hashSeed = maphash.MakeSeed()
+
+func newStmtCache(capacity int) *stmtCache {
+	c := &stmtCache{limit: capacity, direct: isDirect}
+	if capacity < 0 {
+		c.limit, c.direct = defaultStmtCache, unproven
+	}
+	if c.limit == 0 {
+		return nil
+	}
+	c.byText = make(map[string]*cachedStmt)
+	c.seen = make(map[uint64]struct{})
+	return c
+}
+
+const defaultStmtCache = 256
+
+// cachedStmt returns the prepared statement for a text, or nil: then the text
+// goes the plain way. explicit: it is prepared at first sight. An error is that
+// of preparing; c then says that nothing but that was sent.
+func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, explicit bool) (*cachedStmt, error) {
+	k := i.cache
+	if k == nil || k.direct == notDirect || i.s.pool == nil || i.s.pool.noStatements.Load() {
+		return nil, nil
+	}
+	epoch := k.epoch + i.s.pool.planEpoch.Load()
+	e := k.byText[query]
+	if e != nil && e.epoch != epoch && e.pins == 0 {
+		k.drop(e, true)
+		e = nil
+	}
+	if e != nil {
+		k.touch(e)
+		return e, nil
+	}
+	if !explicit && !k.secondSight(query) {
+		return nil, nil
+	}
+	if len(query) > maxCachedText || !cacheable(query) {
+		return nil, nil
+	}
+	if k.wanted = true; k.direct == unproven {
+		return nil, nil // proven before the next call that can take it
+	}
+	op := c.op
+	c.op = "prepare"
+	if room, err := i.makeRoom(); err != nil || !room {
+		c.op = op
+		return nil, err
+	}
+	st, err := i.s.base.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	c.op = op
+	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch}
+	k.byText[query] = e
+	k.touch(e)
+	if i.s.wire != nil {
+		c.before = i.s.wire.sent.Load() // the statement itself is not among it
+	}
+	return e, nil
+}
+
+// secondSight says whether the text has been seen lately.
+func (k *stmtCache) secondSight(query string) bool {
+	h := maphash.String(hashSeed, query)
+	if _, ok := k.seen[h]; ok {
+		return true
+	}
+	if len(k.seen) >= 4*k.limit {
+		clear(k.seen)
+	}
+	k.seen[h] = struct{}{}
+	return false
+}
+
+// touch makes e the newest.
+func (k *stmtCache) touch(e *cachedStmt) {
+	if k.newest == e {
+		return
+	}
+	k.unlink(e)
+	e.older, k.newest = k.newest, e
+	if e.older != nil {
+		e.older.newer = e
+	} else {
+		k.oldest = e
+	}
+}
+
+func (k *stmtCache) unlink(e *cachedStmt) {
+	if e.newer != nil {
+		e.newer.older = e.older
+	}
+	if e.older != nil {
+		e.older.newer = e.newer
+	}
+	if k.oldest == e {
+		k.oldest = e.newer
+	}
+	if k.newest == e {
+		k.newest = e.older
+	}
+	e.newer, e.older = nil, nil
+}
+
+// drop takes e out. exists: the server still has it.
+func (k *stmtCache) drop(e *cachedStmt, exists bool) {
+	delete(k.byText, e.text)
+	delete(k.seen, maphash.String(hashSeed, e.text))
+	k.unlink(e)
+	if exists {
+		k.spent = append(k.spent, e)
+	}
+}
+
+// makeRoom closes a statement if there is no room for one more, one that is out
+// of date first. room is false if all are in use.
+func (i *interceptor) makeRoom() (room bool, err error) {
+	k := i.cache
+	if len(k.byText)+len(k.spent) < k.limit {
+		return true, nil
+	}
+	for n, e := range k.spent {
+		if e.pins == 0 {
+			k.spent = append(k.spent[:n], k.spent[n+1:]...)
+			return true, e.st.Close()
+		}
+	}
+	e := k.oldest
+	for e != nil && e.pins > 0 {
+		e = e.newer
+	}
+	if e == nil {
+		return false, nil
+	}
+	k.drop(e, false)
+	return true, e.st.Close()
+}
+
+// outdated says whether err means that the prepared statement no longer fits the
+// database, and that the text itself may run, once, the plain way: the server
+// has refused before it did anything.
+func (i *interceptor) outdated(e *cachedStmt, err error) bool {
+	var answer *pq.Error
+	if err == nil || !errors.As(err, &answer) || answer.Where != "" || answer.InternalQuery != "" {
+		return false
+	}
+	switch {
+	case answer.Code == "26000" && answer.Routine == "FetchPreparedStatement":
+		// Nobody here has deallocated it: there is a pooler.
+		i.cache.drop(e, false)
+		i.s.pool.stopStatements(answer)
+	case answer.Code == "0A000" && answer.Routine == "RevalidateCachedQuery",
+		answer.Code.Class() == "42" && answer.Position != "": // read again, since a table has changed
+		if i.cache.byText[e.text] == e {
+			i.cache.drop(e, true)
+		}
+		i.s.pool.planEpoch.Add(1)
+	default:
+		return false
+	}
+	return i.tx == nil // else the transaction has failed
+}
+
+// ExecContext runs the statement, or its text if the statement is out of date.
+func (e *cachedStmt) ExecContext(ctx context.Context, i *interceptor, args []driver.NamedValue) (driver.Result, error) {
+	res, err := e.st.ExecContext(ctx, args)
+	if i.outdated(e, err) {
+		if again, aerr := i.s.base.(driver.ExecerContext).ExecContext(ctx, e.text, args); sqlState(aerr) != "25P02" {
+			return again, aerr
+		}
+	}
+	return res, err
+}
+
+// QueryContext is ExecContext for rows.
+func (e *cachedStmt) QueryContext(ctx context.Context, i *interceptor, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := e.st.QueryContext(ctx, args)
+	if i.outdated(e, err) {
+		if again, aerr := i.s.base.(driver.QueryerContext).QueryContext(ctx, e.text, args); sqlState(aerr) != "25P02" {
+			return again, aerr
+		}
+	}
+	return rows, err
+}
+
+// stopStatements turns the caches of the pool off.
+func (p *pool) stopStatements(answer *pq.Error) {
+	if p.noStatements.Swap(true) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.logLocked(slog.LevelWarn, "pgpooled: a prepared statement was gone: the statement cache is off from now on; "+
+		"behind a pooler in transaction mode set pgbouncer=true", slog.String("error", answer.Error()))
+}
+
+// noteChange makes the cache forget what a statement of the session may have
+// changed the meaning of.
+func (i *interceptor) noteChange(query string) {
+	if k := i.cache; k != nil && (len(k.byText) > 0 || i.tx != nil) && changesPlans(query) {
+		k.epoch++
+	}
+}
+
+// unpin frees all statements: their lease has ended.
+func (k *stmtCache) unpin(pinned []*cachedStmt) {
+	for _, e := range pinned {
+		e.pins = 0
+	}
+}
