@@ -199,8 +199,11 @@ func (i *interceptor) makeRoom() (room bool, err error) {
 // database, and that the text itself may run, once, the plain way: the server
 // has refused before it did anything.
 func (i *interceptor) outdated(e *cachedStmt, err error) bool {
-	var answer *pq.Error
-	if err == nil || !errors.As(err, &answer) || answer.Where != "" || answer.InternalQuery != "" {
+	if err == nil {
+		return false
+	}
+	var answer *pq.Error // here, because it escapes
+	if !errors.As(err, &answer) || answer.Where != "" || answer.InternalQuery != "" {
 		return false
 	}
 	switch {

@@ -27,7 +27,7 @@ var errUnasked = errors.New("the server sent something while the session was idl
 // not. It may be used by several goroutines, like any net.Conn.
 type wire struct {
 	net.Conn
-	raw syscall.RawConn // nil: liveness is probed by a short read
+	peeker *peeker // nil: liveness is probed by a short read
 
 	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
 
@@ -50,7 +50,7 @@ func newWire(c net.Conn) *wire {
 	w := &wire{Conn: c}
 	if sc, ok := innermost(c).(syscall.Conn); ok && canPeek {
 		if raw, err := sc.SyscallConn(); err == nil {
-			w.raw = raw
+			w.peeker = newPeeker(raw)
 		}
 	}
 	return w
@@ -231,8 +231,8 @@ func (w *wire) quiet() error {
 			return err
 		}
 	}
-	if w.raw != nil {
-		return peek(w.raw)
+	if w.peeker != nil {
+		return w.peeker.peek()
 	}
 	return w.quietByReading()
 }

@@ -3,38 +3,47 @@
 package pgpooled
 
 import (
-	"errors"
 	"io"
 	"syscall"
 )
 
 const canPeek = true
 
-// peek looks at the socket's receive queue: nil if it is open and empty,
-// io.EOF if the server has closed, errUnasked if there is something to read,
-// else the socket's error.
-func peek(raw syscall.RawConn) error {
-	var (
-		b   [1]byte
-		n   int
-		err error
-	)
-	rerr := raw.Read(func(fd uintptr) bool {
+// peeker looks at a socket's receive queue. It is made once per connection, so
+// that a look, which every call begins with, allocates nothing.
+type peeker struct {
+	raw  syscall.RawConn
+	look func(fd uintptr) bool
+	buf  [1]byte
+	n    int
+	err  error
+}
+
+func newPeeker(raw syscall.RawConn) *peeker {
+	p := &peeker{raw: raw}
+	p.look = func(fd uintptr) bool {
 		for {
-			n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-			if !errors.Is(err, syscall.EINTR) {
+			p.n, _, p.err = syscall.Recvfrom(int(fd), p.buf[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			if p.err != syscall.EINTR {
 				return true
 			}
 		}
-	})
-	switch {
-	case rerr != nil:
-		return rerr
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EWOULDBLOCK):
-		return nil
+	}
+	return p
+}
+
+// peek returns nil if the socket is open and empty, io.EOF if the server has
+// closed, errUnasked if there is something to read, else the socket's error. One
+// goroutine at a time may call it.
+func (p *peeker) peek() error {
+	switch err := p.raw.Read(p.look); {
 	case err != nil:
 		return err
-	case n == 0:
+	case p.err == syscall.EAGAIN, p.err == syscall.EWOULDBLOCK:
+		return nil
+	case p.err != nil:
+		return p.err
+	case p.n == 0:
 		return io.EOF
 	}
 	return errUnasked
