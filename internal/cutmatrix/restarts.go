@@ -106,7 +106,7 @@ func Restarts(ctx context.Context, s *pgtest.Server, d Driver, tls bool, modes [
 		if err = progress(100); err != nil {
 			break
 		}
-		if err = restart(ctx, s, m); err != nil {
+		if err = Restart(ctx, s, m); err != nil {
 			err = fmt.Errorf("%s: %w", m, err)
 			break
 		}
@@ -185,8 +185,10 @@ func (r *RestartResult) judge(ctx context.Context, s *pgtest.Server, d Driver, t
 	return rows.Err()
 }
 
-// restart returns when the server takes connections again.
-func restart(ctx context.Context, s *pgtest.Server, mode string) error {
+// Restart restarts a server in one of RestartModes and returns when it takes
+// connections again. The backend that is killed is one whose application_name
+// begins with test-.
+func Restart(ctx context.Context, s *pgtest.Server, mode string) error {
 	switch mode {
 	case "fast", "immediate":
 		return s.Restart(ctx, mode)
@@ -219,16 +221,19 @@ func restart(ctx context.Context, s *pgtest.Server, mode string) error {
 // others and recovers.
 func killBackend(ctx context.Context, s *pgtest.Server) error {
 	var (
-		pid     int
+		pid     sql.NullInt64
 		started time.Time
 	)
 	err := s.Admin().QueryRowContext(ctx, `select max(pid) from pg_stat_activity
-		where backend_type = 'client backend' and application_name like 'test-matrix-%'`).Scan(&pid)
+		where backend_type = 'client backend' and application_name like 'test-%'`).Scan(&pid)
 	if err != nil {
 		return err
 	}
+	if !pid.Valid {
+		return errors.New("there is no backend to kill")
+	}
 	started = time.Now()
-	if err := kill(pid); err != nil {
+	if err := kill(int(pid.Int64)); err != nil {
 		return err
 	}
 	// Recovered: somebody has connected since.
