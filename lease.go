@@ -34,7 +34,7 @@ type lease struct {
 	state    atomic.Int32
 	s        *session // owned by whoever won the state
 	calls    int      // what ran on it, Ping aside
-	replayed bool     // its session serves one repeated read and nothing else
+	replayed bool     // its session is still inside a repeated read's transaction
 
 	raw  bool // PQConn gave lib/pq's connection away
 	solo bool // database/sql keeps it: there is no pool to return to
@@ -86,9 +86,10 @@ func (l *lease) use(ctx context.Context) (*session, error) {
 	switch l.state.Load() {
 	case leaseUsed:
 		if l.replayed && l.s.intr.rows == nil { // the rows of a repeated read are through
+			if err := l.s.endReadOnly(ctx); err != nil {
+				return nil, err
+			}
 			l.replayed = false
-			l.pool.giveUp(l.s, closedReplay)
-			return l.replace(ctx)
 		}
 		return l.s, nil
 	case leaseClosed:

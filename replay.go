@@ -70,9 +70,9 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 	return zero, err
 }
 
-// readOnly opens a READ ONLY transaction that is never ended: the session is
-// discarded, and a pooler between here and the server does not carry it over to
-// another client as it might carry a SET.
+// readOnly opens a READ ONLY transaction. The session is discarded when the
+// lease returns it, and a pooler between here and the server does not carry the
+// transaction over to another client as it might carry a SET.
 func (s *session) readOnly(ctx context.Context) error {
 	if s.wire != nil {
 		i := s.intr
@@ -83,8 +83,29 @@ func (s *session) readOnly(ctx context.Context) error {
 	if !ok {
 		return errors.New("pgpooled: no READ ONLY transactions here")
 	}
-	_, err := b.BeginTx(context.WithoutCancel(ctx), driver.TxOptions{ReadOnly: true})
+	tx, err := b.BeginTx(context.WithoutCancel(ctx), driver.TxOptions{ReadOnly: true})
+	s.readTx = tx
 	return err
+}
+
+// endReadOnly lets a lease that is kept, as a sql.Conn's, go on where it has
+// read: what it was told of the session, as its pg_backend_pid, stays true, and
+// so does what the read left there, as an advisory lock.
+func (s *session) endReadOnly(ctx context.Context) error {
+	i := s.intr
+	if s.wire != nil {
+		i.guard.begin(ctx, s, i.grace)
+		defer i.guard.end()
+	}
+	err := s.readTx.Rollback()
+	if err == nil {
+		return nil
+	}
+	s.doomed.Store(true)
+	if cause := i.failure(); cause != nil {
+		err = cause
+	}
+	return &ConnLostError{Op: "call", Cause: explain(err), Ctx: ctx.Err()}
 }
 
 func (p *pool) noteReplay(lost *ConnLostError) {

@@ -137,8 +137,65 @@ func TestAfterARepeatedReadAPinnedConnectionCanWrite(t *testing.T) {
 	if n := queryInt(t, db, "select count(*) from "+table); n != 1 {
 		t.Errorf("%d rows", n)
 	}
+	conn.Close()
 	if s := stats(t, db); s.Replays != 1 || s.ClosedReplay != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A program reads the number of its session, to cancel it from elsewhere, say.
+// What it does next has to happen there, also if the reading was repeated.
+func TestAfterARepeatedReadAPinnedConnectionStaysWhereItWasRead(t *testing.T) {
+	t.Parallel()
+	table := newTable(t)
+	for _, tls := range []string{"disable", "require"} {
+		db, proxy := through(t, server, "sslmode", tls)
+		if err := db.Ping(); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := db.Conn(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy.Arm(faultnet.ToClient, 0, faultnet.CutClient)
+		pid := queryInt(t, conn, "select pg_backend_pid()")
+		if stats(t, db).Replays != 1 {
+			t.Fatal("not repeated")
+		}
+		mustExec(t, conn, "insert into "+table+" values (pg_backend_pid())") // no longer READ ONLY
+		if got := queryInt(t, conn, "select id from "+table); got != pid {
+			t.Errorf("sslmode=%s: read in session %d, written in session %d", tls, pid, got)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		if s := stats(t, db); s.ClosedReplay != 1 {
+			t.Errorf("a session that served a repeated read goes to nobody else: %+v", s)
+		}
+		mustExec(t, server.Admin(), "truncate "+table)
+	}
+}
+
+// If that session is lost meanwhile, the connection is.
+func TestAPinnedConnectionWhoseRepeatedReadsSessionIsLostSaysSo(t *testing.T) {
+	t.Parallel()
+	db, proxy := through(t, server)
+	if err := db.Ping(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	proxy.Arm(faultnet.ToClient, 0, faultnet.CutClient)
+	queryInt(t, conn, "select pg_backend_pid()")
+	proxy.CutAll(true)
+	for range 2 {
+		var lost *pgpooled.ConnLostError
+		if _, err := conn.ExecContext(testContext(t), "select 1"); !errors.As(err, &lost) {
+			t.Errorf("got %T %v", err, err)
+		}
 	}
 }
 

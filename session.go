@@ -45,7 +45,8 @@ type session struct {
 	created time.Time
 	jitter  float64 // its share of the lifetime's jitter, drawn once
 
-	replay bool // it serves one repeated read and nothing else
+	replay bool      // it has served a repeated read: for no other lease
+	readTx driver.Tx // the read's READ ONLY transaction
 
 	evidence   string   // of the server's identity, for commit_check; "" = not asked yet, or none
 	noEvidence error    // why there is none
