@@ -2,11 +2,13 @@
 
 PGPOOLED_TEST_STRESS ?= 5m
 FUZZTIME ?= 30s
+SOAK ?= 1h
+SOAKFLAGS ?=
 # RACE= switches the race detector off, for systems that have none.
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress fuzz compare docs clean
+.PHONY: help demo test lint postgres compiler stress fuzz compare soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -34,6 +36,9 @@ fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 
 compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; writes the table of docs/reliability.md
 	cd compare && go run ./reliability -write ../docs/reliability.md
+
+soak: postgres ## mixed load and random faults for SOAK=1h; fails if a promise is broken or something grows
+	cd soak && go run . -duration $(SOAK) -json ../bin/soak.json -svg ../bin/soak.svg $(SOAKFLAGS)
 
 docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
 	go test -count=1 -timeout 5m -run TestParameters . -update
