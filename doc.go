@@ -43,7 +43,8 @@
 //     network is silent. The statement is cancelled on the server; the session is
 //     not used again. A call without a context is bounded by socket_timeout, if set.
 //   - A session that is known to be closed is not handed out: each is looked at
-//     before, without a round trip; one that was idle for 30 seconds is pinged.
+//     before, without a round trip; one that was idle for 30 seconds, or while the
+//     connection of another failed, is pinged.
 //   - A session that comes back with a transaction or rows open is discarded. A
 //     second call while rows are open is refused.
 //   - While the server is away one dial at a time asks for it, with exponential

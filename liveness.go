@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// A session that was idle for staleAfter is pinged before it is handed out; the
-// ping may take pingLimit.
+// A session that was idle for staleAfter, or while the connection of another
+// one failed, is pinged before it is handed out; the ping may take pingLimit.
 const (
 	staleAfter = 30 * time.Second
 	pingLimit  = time.Second
 )
 
-// usable looks at a session before it is handed out. One that was idle for long
-// is pinged; if that fails, the others that were idle for as long go too. It
+// usable looks at a session before it is handed out. One that was idle for long,
+// or that is suspect, is pinged; if that fails, the others like it go too. It
 // fails if there is no time left to ask: the session is then back in the pool.
 func (p *pool) usable(ctx context.Context, s *session, start time.Time) (bool, error) {
 	if s.check() != nil {
 		return false, nil
 	}
 	now := time.Now()
-	if !s.stale(now) {
+	if !s.suspect && !s.stale(now) {
 		return true, nil
 	}
 	limit, err := p.timeToAsk(ctx, start, now)
@@ -39,7 +39,7 @@ func (p *pool) usable(ctx context.Context, s *session, start time.Time) (bool, e
 	}
 	p.mu.Lock()
 	for i := len(p.idle) - 1; i >= 0; i-- {
-		if p.idle[i].stale(now) {
+		if p.idle[i].stale(now) || p.suspectLocked(p.idle[i]) {
 			p.retireIdleLocked(i, closedDead)
 		}
 	}
@@ -86,6 +86,19 @@ func (s *session) check() error {
 func (s *session) stale(now time.Time) bool {
 	return !s.idleSince.IsZero() && now.Round(0).Sub(s.idleSince.Round(0)) >= staleAfter
 }
+
+// noteLossLocked remembers that a connection failed in a call. What it met, a
+// load balancer that forgot its connections, say, may have met those that were
+// idle then, without a sign: the caller's next tries, and other callers' writes,
+// must not find out one by one.
+func (p *pool) noteLossLocked(why closeReason, now time.Time) {
+	if why == closedBroken {
+		p.lostAt = now
+	}
+}
+
+// suspectLocked says whether nothing was heard of the session since then.
+func (p *pool) suspectLocked(s *session) bool { return s.idleSince.Before(p.lostAt) }
 
 // ping makes a round trip of at most the given time, less if ctx ends.
 func (s *session) ping(ctx context.Context, limit time.Duration) error {

@@ -3,6 +3,7 @@ package pgpooled_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/internal/faultnet"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
@@ -194,4 +196,81 @@ func TestWarmSessionsComeBackAfterAnOutage(t *testing.T) {
 		n, err := s.CountSessions(testContext(t), name)
 		return err == nil && n >= 3 && stats(t, db).Idle >= 3
 	})
+}
+
+// A load balancer that forgot its connections gives no sign: each looks fine
+// until something is sent. The first call that meets this makes the pool ask the
+// others before it hands them out.
+func TestOneLostConnectionMakesThePoolAskTheOthers(t *testing.T) {
+	t.Parallel()
+	table := looseTable(t)
+	calls := map[string]func(db *sql.DB) error{
+		"begin": func(db *sql.DB) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			return tx.Rollback()
+		},
+		"prepare": func(db *sql.DB) error {
+			st, err := db.Prepare("select 1")
+			if err != nil {
+				return err
+			}
+			return st.Close()
+		},
+		"read": func(db *sql.DB) error { _, err := count(db, "select 1"); return err },
+		"ping": func(db *sql.DB) error { return db.Ping() },
+	}
+	for name, call := range calls {
+		db, proxy := through(t, server, "max_open_conns", "10")
+		rest(t, db, 8)
+		proxy.Arm(faultnet.ToClient, 0, faultnet.CutClient)
+		if err := call(db); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s := stats(t, db); s.ClosedBroken != 1 || s.ClosedDead != 7 {
+			t.Errorf("%s: %d broke in a call, %d found dead, want 1 and 7", name, s.ClosedBroken, s.ClosedDead)
+		}
+	}
+	// A write that met it is unknown; the next ones do not meet it.
+	db, proxy := through(t, server, "max_open_conns", "10")
+	rest(t, db, 8)
+	proxy.Arm(faultnet.ToClient, 0, faultnet.CutClient)
+	var unknown *pgpooled.OutcomeUnknownError
+	if _, err := db.Exec("insert into " + table + " values (1)"); !errors.As(err, &unknown) {
+		t.Errorf("the first: %v", err)
+	}
+	for i := range 8 {
+		if _, err := db.Exec("insert into " + table + " values (1)"); err != nil {
+			t.Errorf("after it, %d: %v", i, err)
+		}
+	}
+}
+
+// Those that live stay, and are asked once only.
+func TestAfterALostConnectionTheOthersAreAskedOnce(t *testing.T) {
+	t.Parallel()
+	db, proxy := through(t, server, "max_open_conns", "10")
+	rest(t, db, 4)
+	conn, err := db.Conn(testContext(t))
+	must(t, err)
+	mustExec(t, server.Admin(), "select pg_terminate_backend($1, 5000)", queryInt(t, conn, "select pg_backend_pid()"))
+	if _, err := conn.ExecContext(testContext(t), "select 1"); err == nil {
+		t.Fatal("not lost")
+	}
+	conn.Close()
+	opens := stats(t, db).Opens
+	var sent [3]int
+	for i := range sent {
+		before := proxy.Bytes(faultnet.ToServer)
+		rest(t, db, 3)
+		sent[i] = proxy.Bytes(faultnet.ToServer) - before
+	}
+	if now := stats(t, db).Opens; now != opens {
+		t.Errorf("%d sessions were opened anew", now-opens)
+	}
+	if sent[0] <= sent[1] || sent[1] != sent[2] {
+		t.Errorf("bytes sent by the same calls: %v", sent)
+	}
 }

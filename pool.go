@@ -52,7 +52,8 @@ type pool struct {
 	waiters waiterList
 	opening int
 	closing int
-	epoch   uint64 // sessions of an earlier one go when they come back
+	epoch   uint64    // sessions of an earlier one go when they come back
+	lostAt  time.Time // when a connection last failed in a call
 	closed  bool
 	drained chan struct{} // closed when the last lease of a closed pool is back
 	outage  outage
@@ -189,6 +190,7 @@ func (p *pool) settle(w *waiter, start time.Time) {
 // lendLocked puts a session into the hands of a lease.
 func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 	s.taken, s.lease, s.inUse = now, l, true
+	s.suspect = p.suspectLocked(s)
 	l.s = s
 	p.leased.push(s)
 	p.counts.acquires++
@@ -247,6 +249,7 @@ func (p *pool) release(s *session) {
 		why, ok = closedMaxIdle, false
 	}
 	if !ok {
+		p.noteLossLocked(why, now)
 		p.retireLocked(s, why)
 	}
 	p.drainedLocked()
@@ -263,6 +266,7 @@ func (p *pool) giveUp(s *session, why closeReason) {
 	ours := s.inUse
 	if ours {
 		p.returnLocked(s)
+		p.noteLossLocked(why, time.Now())
 		p.retireLocked(s, why)
 		p.drainedLocked()
 	}

@@ -65,6 +65,7 @@ type session struct {
 	lease      *lease    // who has it, in use only
 	epoch      uint64    // pool.epoch when it was opened
 	idleSince  time.Time // when it last came into the pool; read by its owner
+	suspect    bool      // a connection failed since then, in use only; read by its owner
 	prev, next *session  // pool.leased, in use only
 }
 
