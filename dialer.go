@@ -14,6 +14,9 @@ type ContextDialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
+// sslRequestLen is the length of SSLRequest; every other first message is longer.
+const sslRequestLen = 8
+
 var errSessionClosed = fmt.Errorf("pgpooled: session is closed: %w", net.ErrClosed)
 
 // dialer makes the sockets of one session: while it is being opened those of
@@ -25,9 +28,12 @@ type dialer struct {
 	ctx  context.Context // of the attempt
 	stop func() bool     // ends the watch over ctx
 
+	prefers bool // sslmode=prefer
+
 	mu         sync.Mutex
 	hosts      int                      // guarded by mu: how many the attempt can still come to
 	host       string                   // guarded by mu: the one being tried
+	last       string                   // guarded by mu: the one dialled last
 	until      time.Time                // guarded by mu: how long it may take
 	wires      []*wire                  // guarded by mu: the attempt's sockets, nil for a failed dial; the last one counts
 	opened     bool                     // guarded by mu: the attempt is over
@@ -71,6 +77,9 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	if opened {
 		return d.dialCancel(ctx, network, address)
 	}
+	if d.downgrades(network + " " + address) {
+		return nil, errNoDowngrade
+	}
 	deadline, bounded := d.share(network + " " + address)
 	if bounded {
 		var cancel context.CancelFunc
@@ -99,6 +108,25 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		return nil, err
 	}
 	return w, nil
+}
+
+// downgrades says whether lib/pq dials the host again to do without TLS, with
+// sslmode=prefer, although the server has not said that it has none: it closed,
+// or answered with an error, because it starts up or shuts down.
+func (d *dialer) downgrades(host string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	again := host == d.last
+	d.last = host
+	if !d.prefers || !again || len(d.wires) == 0 {
+		return false
+	}
+	w := d.wires[len(d.wires)-1]
+	if w == nil || w.sent.Load() > sslRequestLen || w.first.Load() == 'N'+1 || w.first.Load() == 'S'+1 {
+		return false
+	}
+	d.wires = append(d.wires, nil)
+	return true
 }
 
 // share is until when a host may take: an equal part of what is left, so that

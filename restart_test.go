@@ -53,12 +53,18 @@ func TestRestartsUnderTwentyCallersLoseNothingAndDoNothingTwice(t *testing.T) {
 // dying is a server whose postmaster was killed while it waited for the client's
 // first message: it answers with an error where the answer to SSLRequest (S or
 // N) should be. lib/pq takes any byte but S for "SSL is not enabled".
-type dying struct{ left atomic.Int64 }
+type dying struct {
+	left   atomic.Int64
+	silent bool // it closes without an answer
+}
 
 func (d *dying) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err != nil || d.left.Add(-1) < 0 {
 		return c, err
+	}
+	if d.silent {
+		return &dyingConn{Conn: c}, nil
 	}
 	return &dyingConn{Conn: c, answer: "E\x00\x00\x00\x1aSFATAL\x00C57P01\x00Mbye\x00\x00"}, nil
 }
@@ -79,14 +85,19 @@ func (c *dyingConn) Read(p []byte) (int, error) {
 
 func TestRestartsThatMeetSSLRequestWithAnErrorArePassing(t *testing.T) {
 	t.Parallel()
-	d, name := &dying{}, app()
-	d.left.Store(1)
-	db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", "require", "pool_timeout", "10s"), quiet, pgpooled.WithDialer(d))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeAndCount(t, server, db, name) })
-	if err := db.Ping(); err != nil {
-		t.Errorf("%T %v", err, err)
+	for _, mode := range []string{"require", "prefer"} {
+		for _, silent := range []bool{false, true} {
+			d, name := &dying{silent: silent}, app()
+			d.left.Store(1)
+			db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", mode, "pool_timeout", "10s"), quiet, pgpooled.WithDialer(d))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { closeAndCount(t, server, db, name) })
+			// lib/pq by itself takes "prefer" for leave to go on in the clear.
+			if n := queryInt(t, db, "select ssl::int from pg_stat_ssl where pid = pg_backend_pid()"); n != 1 {
+				t.Errorf("%s, silent %t: without TLS", mode, silent)
+			}
+		}
 	}
 }

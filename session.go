@@ -123,6 +123,7 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 			hosts *= 2 // lib/pq goes through them twice
 		}
 		s.dials = newDialer(ctx, o, s, hosts)
+		s.dials.prefers = cfg.SSLMode == pq.SSLModePrefer
 		c.Dialer(s.dials)
 		base = c
 	}
@@ -239,6 +240,7 @@ func (o *opener) connectError(ctx context.Context, s *session, err error, start 
 		// server that starts up or shuts down answers with an error.
 		e.cause, e.turnedAway = errTurnedAway, true
 	}
+	e.turnedAway = e.turnedAway || errors.Is(err, errNoDowngrade)
 	e.wrongServer = anyOf(err, func(err error) bool { return wrongServer[err.Error()] })
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || (o.cfg.ConnectTimeout > 0 && e.took >= o.cfg.ConnectTimeout) {
 		e.timeout = o.cfg.ConnectTimeout
@@ -247,6 +249,10 @@ func (o *opener) connectError(ctx context.Context, s *session, err error, start 
 }
 
 var errTurnedAway = errors.New("the server answered the request for TLS with an error: it starts up or shuts down")
+
+// errNoDowngrade: lib/pq would go on without TLS, and without a word. libpq of
+// PostgreSQL 17 does not either.
+var errNoDowngrade = errors.New("the server neither granted nor refused TLS: it starts up or shuts down; sslmode=prefer does without TLS only where the server says that it has none")
 
 // wrongServer is what lib/pq says, untyped, of a server that does not have the
 // target_session_attrs: after a failover it may.
