@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -302,4 +304,31 @@ func TestDeadlineNewConnectionsAtEachStage(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestSocketTimeoutBoundsWhatTheServerDoesNotTake(t *testing.T) {
+	t.Parallel()
+	table := newTable(t)
+	for _, tls := range []string{"disable", "require"} {
+		db, proxy := through(t, server, "sslmode", tls, "socket_timeout", "300ms", "tcp_user_timeout", "0")
+		if err := db.Ping(); err != nil {
+			t.Fatal(err)
+		}
+		proxy.Freeze()
+		done := make(chan error, 1)
+		go func() {
+			_, err := db.Exec("insert into " + table + " values (1, '" + strings.Repeat("x", 32<<20) + "')")
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			var unknown *pgpooled.OutcomeUnknownError
+			if !errors.As(err, &unknown) || !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "nothing was taken for socket_timeout (300ms)") {
+				t.Errorf("%T %v", err, err)
+			}
+		case <-time.After(40 * time.Second):
+			t.Fatal("hangs")
+		}
+		proxy.Thaw()
+	}
 }

@@ -97,7 +97,8 @@
 //     hosts, TLS, authentication and session checks. PGCONNECT_TIMEOUT (whole seconds) counts where
 //     neither the DSN nor PGPOOLED_CONNECT_TIMEOUT has it.
 //   - socket_timeout (default 0; bare: seconds; 0 = off): The longest wait for the server's next
-//     bytes, in calls without a context too. What took longer is not repeated.
+//     bytes, or for it to take the next of ours, in calls without a context too. What took longer
+//     is not repeated.
 //   - cancel_grace (default 0; 0 = the larger of 500ms and 6 × the measured dial time): Between a
 //     context's end and giving the connection up.
 //   - close_timeout (default 5s; 0 = cut at once): What db.Close() grants to leased sessions before

@@ -94,7 +94,7 @@ var params = []param{
 	},
 	{
 		key: "socket_timeout", from: "Prisma", bare: time.Second, def: "0", min: aMillisecond, max: aYear, zero: "off",
-		doc:   "The longest wait for the server's next bytes, in calls without a context too. What took longer is not repeated.",
+		doc:   "The longest wait for the server's next bytes, or for it to take the next of ours, in calls without a context too. What took longer is not repeated.",
 		field: func(c *Config) any { return &c.SocketTimeout },
 	},
 	{

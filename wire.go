@@ -18,6 +18,10 @@ var errWriteRefused = errors.New("pgpooled: write refused")
 // it said goodbye, or the two sides no longer agree on where they are.
 var errUnasked = errors.New("the server sent something while the session was idle")
 
+// writePiece is what may take as long as socket_timeout to be sent; crypto/tls
+// writes no longer records.
+const writePiece = 16 << 10
+
 // wire is the net.Conn under lib/pq. It counts the bytes that were written,
 // because that is the one thing that tells whether a statement can have run;
 // it remembers why the connection failed, because lib/pq drops that; and it can
@@ -29,7 +33,7 @@ type wire struct {
 	net.Conn
 	peeker *peeker // nil: liveness is probed by a short read
 
-	patience time.Duration // socket_timeout: how long one read may wait, 0 = no limit
+	patience time.Duration // socket_timeout: how long one read or write may wait, 0 = no limit
 
 	startup []byte // the server's greeting until prove has read it; written before the session is settled
 	settled bool   // the greeting is over, or cannot be read
@@ -73,7 +77,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	if w.isClosed() {
 		return 0, net.ErrClosed
 	}
-	impatient := w.patience > 0 && w.armPatience()
+	impatient := w.patience > 0 && w.armPatience(w.Conn.SetReadDeadline)
 	n, err := w.Conn.Read(b)
 	if n > 0 && w.first.Load() == 0 {
 		w.first.Store(int32(b[0]) + 1)
@@ -90,18 +94,19 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// armPatience gives the next read socket_timeout, unless a deadline rules.
-func (w *wire) armPatience() bool {
+// armPatience gives the next read or write socket_timeout, unless a deadline
+// rules.
+func (w *wire) armPatience(set func(time.Time) error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.fixed:
 		return false
 	case w.copying.Load():
-		_ = w.Conn.SetReadDeadline(time.Time{}) // the last read's
+		_ = set(time.Time{}) // the last one's
 		return false
 	}
-	return w.Conn.SetReadDeadline(time.Now().Add(w.patience)) == nil
+	return set(time.Now().Add(w.patience)) == nil
 }
 
 // endCopy: from now on the server owes an answer again, to a read that may have
@@ -109,7 +114,7 @@ func (w *wire) armPatience() bool {
 func (w *wire) endCopy() {
 	w.copying.Store(false)
 	if w.patience > 0 {
-		w.armPatience()
+		w.armPatience(w.Conn.SetReadDeadline)
 	}
 }
 
@@ -132,21 +137,37 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 	return w.Conn.SetWriteDeadline(t)
 }
 
-func (w *wire) Write(b []byte) (int, error) {
+// Write sends all of b. With socket_timeout it goes in pieces, so that one that
+// is only long is told from one that nobody takes.
+func (w *wire) Write(b []byte) (n int, err error) {
 	if w.refuse.Load() {
 		return 0, errWriteRefused
 	}
 	if w.isClosed() {
 		return 0, net.ErrClosed
 	}
-	n, err := w.Conn.Write(b)
-	if n > 0 {
-		w.sent.Add(int64(n))
+	for {
+		piece, impatient := b[n:], false
+		if w.patience > 0 {
+			piece = piece[:min(len(piece), writePiece)]
+			impatient = w.armPatience(w.Conn.SetWriteDeadline)
+		}
+		m, err := w.Conn.Write(piece)
+		n += m
+		if m > 0 {
+			w.sent.Add(int64(m))
+		}
+		if err != nil {
+			if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
+				err = fmt.Errorf("nothing was taken for socket_timeout (%s): %w", w.patience, err)
+			}
+			w.fail(err)
+			return n, err
+		}
+		if n >= len(b) {
+			return n, nil
+		}
 	}
-	if err != nil {
-		w.fail(err)
-	}
-	return n, err
 }
 
 // Close closes the socket; a polite wire only ends its own direction, so that
