@@ -140,6 +140,51 @@ func TestDeadlineNoCancelReachesALaterCaller(t *testing.T) {
 	})
 }
 
+// The statement of a transaction is over, the cancel request crawls: COMMIT, and
+// whatever else runs on the session, would be hit in its stead.
+func TestDeadlineNothingRunsWhereACancelMayStillArrive(t *testing.T) {
+	noLeaks(t)
+	t.Run("calls", func(t *testing.T) {
+		for name, run := range map[string]func(*sql.Tx) error{
+			"commit": (*sql.Tx).Commit,
+			"exec":   func(tx *sql.Tx) error { _, err := tx.Exec("select pg_sleep(1)"); return err },
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				slow, err := faultnet.New(server.Addr())
+				if err != nil {
+					t.Fatal(err)
+				}
+				slow.SetLatency(600 * time.Millisecond)
+				d, app := &slowCancels{slow: slow}, app()
+				db, err := pgpooled.Open(server.DSN("application_name", app, "sslmode", "disable", "cancel_grace", "300ms"), quiet, pgpooled.WithDialer(d))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { closeAndCount(t, server, db, app); slow.Close() })
+				tx := begun(t, context.Background(), db)
+				st, err := tx.Prepare("select pg_sleep(0.2)")
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { _, err := st.ExecContext(ctx); done <- err }()
+				eventually(t, "the statement runs", func() bool { return running(t, app) == 1 })
+				d.next.Store(true)
+				cancel()
+				if err := <-done; err != nil {
+					t.Fatalf("the statement was over before the cancel request came, and said %v", err)
+				}
+				var lost *pgpooled.ConnLostError
+				if err := run(tx); !errors.As(err, &lost) || lost.Sent != 0 || !lost.InTx || errors.Is(err, driver.ErrBadConn) {
+					t.Errorf("%T %v", err, err)
+				}
+			})
+		}
+	})
+}
+
 // With a standby that is not there COMMIT waits for it; a cancel request would
 // make the server answer "done" (FACTS: a false success).
 func TestDeadlineUnderSynchronousReplicationIsNeverASuccess(t *testing.T) {

@@ -27,7 +27,7 @@ type interceptor struct {
 	broken error       // why they ended early, nil = they did not
 	tx     *txn        // the transaction begun through BeginTx, nil = none
 
-	closing []*stmt // statements to close once the rows are
+	closing []*stmt // statements to close once the rows, or a COPY, are
 
 	cache  *stmtCache    // nil = none
 	pinned []*cachedStmt // that statements of this lease have
@@ -43,6 +43,7 @@ type call struct {
 	rows   bool            // it has opened rows
 	ctx    context.Context // the caller's
 	tx     context.Context // the transaction's, nil outside one
+	loose  bool            // a text has ended the transaction before
 	before int64           // bytes written before it
 	ticket *ticket         // a COMMIT's, with commit_check
 }
@@ -55,6 +56,16 @@ func (c call) ended() error {
 	return c.tx.Err()
 }
 
+// commits says whether what the call did, in a transaction, may stay although
+// its connection is lost.
+func (c call) commits() bool {
+	if c.loose && (c.op == "exec" || c.op == "query") {
+		return !onlyReads(c.query)
+	}
+	_, commits := endsTx(c.query)
+	return commits
+}
+
 // txn is the driver.Tx of one lease.
 type txn struct {
 	driver.Tx
@@ -62,6 +73,7 @@ type txn struct {
 	intr  *interceptor
 	lease uint64
 	check CommitCheck
+	loose bool // a text may have ended it
 }
 
 // start opens a call: it refuses one that cannot go well without sending a byte
@@ -70,9 +82,9 @@ type txn struct {
 func (i *interceptor) start(ctx context.Context, op, query string) (context.Context, call, error) {
 	c := call{op: op, query: query, ctx: ctx}
 	if i.tx != nil {
-		c.tx = i.tx.ctx
+		c.tx, c.loose = i.tx.ctx, i.tx.loose
 	}
-	if i.rows != nil {
+	if i.rows != nil || i.feeding() && !(op == "exec" && startsWithCopy(query)) {
 		return ctx, c, errRowsOpen
 	}
 	if err := c.ended(); err != nil {
@@ -86,9 +98,16 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 	}
 	if w := i.s.wire; w != nil {
 		c.before = w.sent.Load()
-		if cause := w.failure(); cause != nil {
+		cause := w.failure()
+		if cause == nil && i.s.cancelled.Load() {
+			cause = errLateCancel
+		}
+		if cause != nil {
 			return ctx, c, i.lost(c, cause)
 		}
+	}
+	if i.tx != nil && (op == "exec" || op == "query") {
+		i.tx.loose = i.tx.loose || mayEndTx(query)
 	}
 	if c.tx != nil && c.tx.Done() != nil && c.tx.Done() != ctx.Done() {
 		ctx = i.guard.merge(ctx, c.tx)
@@ -224,10 +243,14 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, copies: copies}, nil
 }
 
+// feeding says whether a COPY is open: lib/pq reads its answer in a goroutine of
+// its own, and nobody else may read.
+func (i *interceptor) feeding() bool { return i.s.wire != nil && i.s.wire.copying.Load() }
+
 // copied notes that no COPY is being fed any more.
 func (i *interceptor) copied() {
-	if w := i.s.wire; w != nil && w.copying.Load() {
-		w.endCopy()
+	if i.feeding() {
+		i.s.wire.endCopy()
 	}
 }
 
@@ -270,7 +293,7 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 	}
 	// COMMIT and ROLLBACK are not cancelled; the guard only gives the
 	// connection up when the network is silent after the context's end.
-	c := call{op: op, ctx: t.ctx, tx: t.ctx}
+	c := call{op: op, ctx: t.ctx, tx: t.ctx, loose: t.loose}
 	if w := i.s.wire; w != nil {
 		c.before = w.sent.Load()
 	}
@@ -282,12 +305,15 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 			return err
 		}
 	}
-	if w := i.s.wire; w != nil && w.copying.Load() {
-		// lib/pq reads the COPY's answer in a goroutine; nobody else may read now.
+	if i.feeding() {
 		i.tx = nil
 		i.s.doomed.Store(true)
-		w.abort()
+		i.s.wire.abort()
 		return &ConnLostError{Op: op, InTx: true, Cause: errCopyOpen}
+	}
+	if op == "commit" && i.s.wire != nil && i.s.cancelled.Load() {
+		i.tx = nil
+		return i.lost(c, errLateCancel)
 	}
 	grace := i.grace
 	if op == "commit" && t.check != CommitCheckOff {
@@ -323,6 +349,9 @@ func (i *interceptor) RowsClose(_ context.Context, rows driver.Rows) error {
 	if i.rows != rows {
 		return nil
 	}
+	if i.broken != nil && i.s.wire != nil {
+		i.s.wire.cut() // there is nothing to wait for
+	}
 	err := rows.Close()
 	if i.broken != nil { // already judged
 		i.guard.end()
@@ -331,11 +360,5 @@ func (i *interceptor) RowsClose(_ context.Context, rows driver.Rows) error {
 		err = i.end(i.read, err)
 	}
 	i.rows, i.broken = nil, nil
-	for _, st := range i.closing {
-		if cerr := i.closeStmt(st); err == nil {
-			err = cerr
-		}
-	}
-	i.closing = nil
-	return err
+	return i.closeWaiting(err)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/lib/pq"
 )
@@ -13,13 +14,14 @@ import (
 // The text is lib/pq's own; its check is lost once a statement is prepared
 // while rows are open.
 var (
-	errRowsOpen  = errors.New("pq: there is already a query being processed on this connection")
-	errCancelled = errors.New("success was answered after a cancel request: it need not be durable")
-	errCopyOpen  = errors.New("a COPY was not ended: the connection was closed, which rolls back")
-	errGivenUp   = errors.New("the connection was given up")
-	errStaleStmt = errors.New("pgpooled: statement used after its connection was returned to the pool")
-	errStaleTx   = errors.New("pgpooled: transaction used after its connection was returned to the pool")
-	errStaleRows = errors.New("pgpooled: rows read after their connection was returned to the pool")
+	errRowsOpen   = errors.New("pq: there is already a query being processed on this connection")
+	errCancelled  = errors.New("success was answered after a cancel request: it need not be durable")
+	errCopyOpen   = errors.New("a COPY was not ended: the connection was closed, which rolls back")
+	errLateCancel = errors.New("a cancel request may still be on its way to it")
+	errGivenUp    = errors.New("the connection was given up")
+	errStaleStmt  = errors.New("pgpooled: statement used after its connection was returned to the pool")
+	errStaleTx    = errors.New("pgpooled: transaction used after its connection was returned to the pool")
+	errStaleRows  = errors.New("pgpooled: rows read after their connection was returned to the pool")
 )
 
 // end closes a call and judges its error.
@@ -40,7 +42,7 @@ func (i *interceptor) trust(c call) error {
 	if i.s.unreplicated.Swap(false) {
 		return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errUnreplicated, Ctx: ended})
 	}
-	if ended == nil || !i.s.cancelled.Load() || c.tx != nil && !mayCommit(c.query) || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
+	if ended == nil || !i.s.cancelled.Load() || c.tx != nil && !c.commits() || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
 		return nil
 	}
 	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errCancelled, Ctx: ended})
@@ -60,6 +62,9 @@ func (i *interceptor) judge(c call, err error) error {
 	}
 	var answer *pq.Error
 	if errors.As(err, &answer) && !errors.Is(err, driver.ErrBadConn) {
+		if first := i.s.replayOf; first != nil && answer.Code == "25006" { // the first run may have written
+			return i.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
+		}
 		if ended := c.ended(); ended != nil {
 			return &contextError{ctx: ended, answer: err}
 		}
@@ -87,8 +92,14 @@ func (i *interceptor) failure() error {
 func (i *interceptor) connectionFailed(err error) bool {
 	var ne net.Error
 	return i.failure() != nil || errors.Is(err, driver.ErrBadConn) || i.s.valid() != nil ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne) ||
+		strings.HasPrefix(err.Error(), notUnderstood)
 }
+
+// notUnderstood begins the one untyped error with which lib/pq stops reading
+// rows, as for COPY among several statements, and keeps the rest of the answer
+// for whoever calls next.
+const notUnderstood = "pq: unexpected message after execute"
 
 // lost is the error for a call whose connection failed: the table in
 // docs/retry.md.
@@ -100,7 +111,7 @@ func (i *interceptor) lost(c call, cause error) error {
 		cause = errGivenUp
 	}
 	cause = explain(cause)
-	lost := &ConnLostError{Op: c.op, InTx: c.tx != nil, Sent: sent, Cause: cause, Ctx: ended}
+	lost := &ConnLostError{Op: c.op, InTx: c.tx != nil && !c.loose, Sent: sent, Cause: cause, Ctx: ended}
 	if c.rows {
 		lost.Op = "rows"
 	}
@@ -111,7 +122,7 @@ func (i *interceptor) lost(c call, cause error) error {
 	switch {
 	case c.op == "commit" && sent != 0:
 		return i.s.outcomeUnknown(unknown)
-	case c.tx != nil && sent != 0 && mayCommit(c.query):
+	case c.tx != nil && sent != 0 && c.commits():
 		return i.s.outcomeUnknown(unknown)
 	case c.tx != nil:
 		return lost

@@ -180,8 +180,8 @@ func (l *lease) QueryContext(ctx context.Context, query string, args []driver.Na
 	return firstCall(ctx, l, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
 }
 
-// firstCall runs a statement and, if it is the first call of the lease and only
-// reads, runs it again when its connection is lost.
+// firstCall runs a statement and, if it is the first call of the lease, runs it
+// again when its connection is lost and it only reads or is idempotent.
 func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, error)) (T, error) {
 	isFirst := l.state.Load() != leaseUsed
 	s, err := l.use(ctx)
@@ -191,10 +191,14 @@ func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, e
 	}
 	l.calls++
 	v, err := run(s.conn)
-	if err != nil && isFirst && l.state.Load() == leaseUsed {
-		return readAgain(ctx, l, err, run)
+	if err == nil || !isFirst || l.state.Load() != leaseUsed {
+		return v, err
 	}
-	return v, err
+	var unknown *OutcomeUnknownError
+	if errors.As(err, &unknown) && unknown.repeatable {
+		return runAgain(ctx, l, err, run)
+	}
+	return readAgain(ctx, l, err, run)
 }
 
 // PrepareContext prepares a statement.
@@ -295,6 +299,7 @@ func PQConn(driverConn any) driver.Conn {
 		return nil
 	}
 	s.intr.used, s.intr.raw = true, true
+	l.calls++ // whatever the caller does with it
 	l.raw = true
 	return s.base
 }

@@ -17,8 +17,8 @@ type sessionStmt interface {
 }
 
 // leaseStmt is a prepared statement as database/sql holds it. If nothing but its
-// own Prepare has run on the lease, it is like the lease's first call: a reading
-// one is run again when its connection is lost, from then on by its text.
+// own Prepare has run on the lease, it is like the lease's first call: what may be
+// repeated is run again when its connection is lost, from then on by its text.
 type leaseStmt struct {
 	sessionStmt
 	l     *lease
@@ -40,6 +40,16 @@ func (st *leaseStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 		func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, st.query, args) })
 }
 
+// Exec and Query are for wrappers that know no context.
+func (st *leaseStmt) Exec(args []driver.Value) (driver.Result, error) {
+	return st.ExecContext(context.Background(), named(args))
+}
+
+// Query is QueryContext without a context.
+func (st *leaseStmt) Query(args []driver.Value) (driver.Rows, error) {
+	return st.QueryContext(context.Background(), named(args))
+}
+
 func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, error), byText func(sessionConn) (T, error)) (T, error) {
 	if st.moved {
 		return firstCall(ctx, st.l, byText)
@@ -47,27 +57,15 @@ func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, erro
 	fresh := st.l.calls == 1
 	st.l.calls++
 	v, err := prepared()
-	var (
-		lost    *ConnLostError
-		unknown *OutcomeUnknownError
-	)
-	errors.As(err, &lost)
-	errors.As(err, &unknown)
+	fresh = fresh && st.l.state.Load() == leaseUsed
+	var lost *ConnLostError
 	switch {
-	case fresh && lost != nil && lost.read && st.l.state.Load() == leaseUsed:
+	case fresh && errors.As(err, &lost) && lost.read:
 		st.moved = true
 		return readAgain(ctx, st.l, err, byText)
-	case fresh:
-	case lost != nil && lost.repeatable:
-		// The statement is pinned to a connection. database/sql would try it there
-		// again and hide the cause behind sql.ErrConnDone.
-		pinned := *lost
-		pinned.repeatable = false
-		return v, &pinned
-	case unknown != nil && unknown.repeatable:
-		pinned := *unknown
-		pinned.repeatable = false
-		return v, &pinned
+	case fresh && errors.Is(err, driver.ErrBadConn):
+		st.moved = true
+		return runAgain(ctx, st.l, err, byText)
 	}
-	return v, err
+	return v, pinned(err)
 }

@@ -5,13 +5,15 @@ import "strings"
 // onlyReads says whether a text does nothing but read, as far as a text can
 // tell: it consists of SELECT, VALUES, TABLE, SHOW, or WITH of those, has no word
 // that modifies data, no INTO, and calls no function but built-in ones without
-// side effects. When in doubt it writes.
+// side effects. When in doubt it writes; so does what asks whether writing is
+// allowed, because the repetition would answer for itself.
 //
 // It cannot be a proof: views, operators and functions written as columns can
 // write. So whoever acts on it runs the text in a READ ONLY transaction.
 func onlyReads(query string) bool {
 	lx := lexer{src: query}
 	first := true // of a statement
+	shows := false
 	any := false
 	var prev, cur token
 	qualified := "" // the schema before a dot
@@ -52,33 +54,14 @@ func onlyReads(query string) bool {
 				return false
 			}
 		}
+		if shows && (cur.kind != tokenWord || cur.text == "all") {
+			return false
+		}
 		if prev.kind != tokenDot {
 			qualified = ""
 		}
+		shows = first && cur.text == "show"
 		first, any = false, true
-	}
-}
-
-// mayCommit says whether a statement of a text ends a transaction, so that the
-// loss of its connection need not mean a rollback.
-func mayCommit(query string) bool {
-	lx := lexer{src: query}
-	first := true
-	for {
-		switch t := lx.next(); t.kind {
-		case tokenEnd:
-			return false
-		case tokenDoubt:
-			return true
-		case tokenSemicolon:
-			first = true
-			continue
-		case tokenWord:
-			if first && (t.text == "commit" || t.text == "end" || t.text == "prepare") {
-				return true
-			}
-		}
-		first = false
 	}
 }
 
@@ -144,8 +127,10 @@ var (
 	planWords = wordSet("alter create drop discard deallocate reset")
 
 	// modifies are the words with which a statement that begins like a reading one
-	// can write. FOR UPDATE and FOR SHARE lock rows, which READ ONLY refuses.
-	modifies = wordSet("insert update delete merge into share")
+	// can write. FOR UPDATE and FOR SHARE lock rows, which READ ONLY refuses;
+	// UESCAPE stands between a quoted name and its parenthesis; the last ones
+	// show that the repetition is READ ONLY.
+	modifies = wordSet("insert update delete merge into share uescape transaction_read_only pg_settings")
 
 	// beforeParen are words of the grammar, and types, that a parenthesis may
 	// follow without being a call.
@@ -162,7 +147,7 @@ var (
 		array_to_string array_upper ascii asin atan atan2 avg bit_and bit_length bit_or bit_xor bool_and bool_or
 		btrim cardinality cast cbrt ceil ceiling char_length character_length chr clock_timestamp coalesce
 		concat concat_ws corr cos cot count covar_pop covar_samp cume_dist current_database current_query current_time current_timestamp
-		current_schema current_schemas current_setting date date_bin date_part date_trunc decode degrees
+		current_schema current_schemas date date_bin date_part date_trunc decode degrees
 		dense_rank div encode every exp extract factorial first_value floor format format_type gcd
 		gen_random_uuid generate_series generate_subscripts get_bit get_byte greatest has_database_privilege
 		has_schema_privilege has_table_privilege host hostmask inet_client_addr inet_client_port
@@ -311,7 +296,7 @@ func (lx *lexer) word() token {
 	for lx.pos < len(lx.src) && isWordPart(lx.src[lx.pos]) {
 		lx.pos++
 	}
-	text := strings.ToLower(lx.src[start:lx.pos])
+	text := lowerASCII(lx.src[start:lx.pos])
 	if lx.pos < len(lx.src) {
 		switch c := lx.src[lx.pos]; {
 		case c == '\'' && text == "e":
@@ -382,6 +367,17 @@ func (lx *lexer) number() token {
 		return token{kind: tokenDoubt}
 	}
 	return token{kind: tokenOther}
+}
+
+// lowerASCII leaves other letters alone, as PostgreSQL does: to Unicode the
+// Kelvin sign is a k.
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

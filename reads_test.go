@@ -15,7 +15,7 @@ import (
 var readingTexts = []string{
 	"select 1", "SELECT 1", "Select * From t", " \t\n\r\f\vselect 1", "select 1;", "select 1;;", ";select 1", "select 1; select 2",
 	"-- note\nselect 1", "--\rselect 1", "/* note */ select 1", "/* /* nested */ insert */ select 1", "select /* into */ 1", "select 1 -- into t", "select 1 --", "select 1/**/",
-	"values (1), (2)", "table t", "show all", "show transaction_read_only", "(select 1)", "((select 1) union (select 2))", "select (1)", "select ((1))",
+	"values (1), (2)", "table t", "show work_mem", "show all_tables", "select 1; show work_mem", "(select 1)", "((select 1) union (select 2))", "select (1)", "select ((1))",
 	"with a as (select 1) select * from a", "with a as materialized (select 1) select 1", "with a as not materialized (select 1), b as (select 2) select * from a, b", "with a as (values (1)) table a",
 	"select 'insert into t'", "select 'it''s; delete'", "select e'it\\'s; delete'", "select E'\\\\'", "select b'01', x'ff', n'x'", "select u&'x'", `select "update" from t`, `select u&"into" from t`, `select "a""b" from t`,
 	"select $1", "select $1::int + $2", "select $$insert into t$$", "select $tag$ delete $$ ; update $tag$", "select $ä$x$ä$", "select 1.5, .5, 2.",
@@ -28,7 +28,7 @@ var readingTexts = []string{
 	"select * from t join u using (id) left join lateral (select 1) v on (true)", "select a, b from t group by grouping sets ((a), (b)), cube (a, b), rollup (a)", "select string_agg(x, ',' order by (y)) from t",
 	"select json_build_object('a', 1), jsonb_agg(x), row_to_json(t) from t", "select row_number() over (), rank() over (order by (x)), lag(x) over w from t window w as (order by y)",
 	"select lower(a), upper(b), length(c), md5(d), concat(e, f), to_char(g, 'YYYY') from t", "select date_trunc('day', x), age(y), date_part('year', z) from t", "select pg_sleep(0)", "select version(), current_database(), pg_backend_pid()",
-	"select current_setting('work_mem'), pg_is_in_recovery()", "select * from pg_stat_activity", "select pg_size_pretty(pg_database_size(current_database()))", "select random(), gen_random_uuid()",
+	"select current_schema, pg_is_in_recovery()", "select * from pg_stat_activity", "select pg_size_pretty(pg_database_size(current_database()))", "select random(), gen_random_uuid()",
 	"select a <> b, a || b, a ->> 'x', a @> b, a ~* 'x', a::text from t", "select 1 union all select 2 except select 3 intersect select 4 order by 1", "select distinct on (a) a, b from t", "select * from only (t)",
 	"select percentile_cont(0.5) within group (order by x) from t", "select x from t where x like 'a%' escape '!'", "select x is distinct from (y) from t", "select interval '1 day', date '2020-01-01', timestamptz 'now'",
 	"select länge from größe", "select 5--6\n", "select 3*/*c*/4",
@@ -48,6 +48,8 @@ var writingTexts = []string{
 	"create table t (a int)", "create temporary table t as select 1", "create temp table t (a int)", "drop table t", "alter table t add b int", "comment on table t is 'x'", "grant select on t to u", "revoke all on t from u",
 	"explain select 1", "explain analyze delete from t", "explain (analyze) select 1", "copy t from stdin", "copy t to stdout", "copy (select 1) to program 'x'", "prepare p as select 1", "execute p", "execute p(1)", "deallocate all", "call p()", "do $$ begin end $$",
 	"set work_mem = '1MB'", "reset all", "set local x.y = 'z'", "listen c", "notify c", "unlisten *", "lock table t", "begin", "start transaction", "commit", "end", "rollback", "abort", "savepoint s", "release s", "declare c cursor for select 1", "fetch next from c", "move next from c", "close c", "discard all", "vacuum", "analyze", "cluster t", "reindex table t", "refresh materialized view v", "checkpoint", "load 'x'", "security label on table t is 'x'", "import foreign schema s from server x into y",
+	`select u&"next!0076al" uescape '!' ('s')`, `select u&"pg!005fnotify" UESCAPE '!' ('c', 'x')`, `select u&"nextval" /**/ uescape '+'('s')`, "select ran\u212a(t) from t",
+	"show all", "show transaction_read_only", "SHOW Transaction_Read_Only", `show "transaction_read_only"`, `show u&"transaction\0072ead_only"`, "show /**/ ALL", "select current_setting('transaction_read_only')", "select current_setting($1)", "select setting from pg_settings", "select 1; show all",
 	"select 'unterminated", `select "unterminated`, "select $$unterminated", "select $a$x$b$", "/* unterminated select 1", "select /* /* */ 1", "select (1", "select 1)", "(select 1", "select (1; select 2)", "select '\\'", "select 'a\\' into t --'", "select u&'\\0041'", "select \x00 1", "select 'a\x00b'",
 	"select 1into t", "select $1into t", "select 1e5", "select 0x10", "foo", "1", "'select'", "$1", "+", "select.1; x", "sel ect", "perform f()", "select a.b.c(1)", "select $", "select $a", "\xef\xbb\xbfselect 1", "select\u00a0f()",
 }

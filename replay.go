@@ -49,7 +49,7 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 		if aerr != nil {
 			return zero, fmt.Errorf("%w; no other connection to read again on: %w", lost, aerr)
 		}
-		l.replayed, s.replay = true, true
+		l.replayed, s.replay, s.replayOf = true, true, cl
 		l.pool.noteReplay(cl)
 		if err = s.readOnly(ctx); err == nil {
 			var v T
@@ -60,14 +60,56 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 			err = &ConnLostError{Op: cl.Op, Sent: cl.Sent, Cause: err, Ctx: ctx.Err(), read: ctx.Err() == nil}
 		}
 	}
-	var (
-		answer *pq.Error
-		first  *ConnLostError
-	)
-	if errors.As(err, &answer) && answer.Code == "25006" && errors.As(lost, &first) {
-		err = l.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
-	}
 	return zero, err
+}
+
+// runAgain runs on another connection what may be repeated as it is. The lease
+// does it and not database/sql, which would try a pinned statement on the same
+// connection and hide the cause behind sql.ErrConnDone, and would forget, when
+// there is no other connection, that the first run may have had its effect.
+func runAgain[T any](ctx context.Context, l *lease, lost error, run func(sessionConn) (T, error)) (v T, err error) {
+	for range maxReplays {
+		l.pool.giveUp(l.s, closedBroken)
+		s, aerr := l.replace(ctx)
+		if aerr != nil {
+			return v, fmt.Errorf("%w; no other connection to run it again on: %w", pinned(lost), aerr)
+		}
+		if v, err = run(s.conn); err == nil {
+			return v, nil
+		}
+		var (
+			answer  *pq.Error
+			unknown *OutcomeUnknownError
+		)
+		if before := lost; errors.As(before, &unknown) && !errors.As(err, &unknown) && !errors.As(err, &answer) {
+			lost = fmt.Errorf("%w; run again: %w", pinned(before), pinned(err))
+		} else {
+			lost = err
+		}
+		if !errors.Is(err, driver.ErrBadConn) {
+			break
+		}
+	}
+	return v, pinned(lost)
+}
+
+// pinned is an error that database/sql does not repeat.
+func pinned(err error) error {
+	var (
+		lost    *ConnLostError
+		unknown *OutcomeUnknownError
+	)
+	switch {
+	case errors.As(err, &lost) && lost.repeatable:
+		once := *lost
+		once.repeatable = false
+		return &once
+	case errors.As(err, &unknown) && unknown.repeatable:
+		once := *unknown
+		once.repeatable = false
+		return &once
+	}
+	return err
 }
 
 // readOnly opens a READ ONLY transaction. The session is discarded when the
@@ -98,6 +140,7 @@ func (s *session) endReadOnly(ctx context.Context) error {
 		defer i.guard.end()
 	}
 	err := s.readTx.Rollback()
+	s.replayOf = nil
 	if err == nil {
 		return nil
 	}

@@ -48,6 +48,8 @@ type session struct {
 	replay bool      // it has served a repeated read: for no other lease
 	readTx driver.Tx // the read's READ ONLY transaction
 
+	replayOf *ConnLostError // what is being repeated in it, nil = nothing
+
 	evidence   string   // of the server's identity, for commit_check; "" = not asked yet, or none
 	noEvidence error    // why there is none
 	tokens     []string // in the ledger, of transactions that are known to be committed

@@ -139,11 +139,15 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 	if err != nil {
 		return nil, err
 	}
-	if len(args) == 0 {
-		i.copied() // an Exec without arguments ends a COPY
+	last := len(args) == 0 && i.feeding() // ends the COPY
+	if last {
+		i.copied()
 	}
 	res, err := st.ExecContext(ctx, args)
-	return res, i.end(c, err)
+	if err = i.end(c, err); last {
+		err = i.closeWaiting(err)
+	}
+	return res, err
 }
 
 // StmtQueryContext runs a prepared statement that returns rows.
@@ -156,18 +160,30 @@ func (i *interceptor) StmtQueryContext(ctx context.Context, st driver.StmtQueryC
 	return ctx, rows, i.opened(c, rows, err)
 }
 
-// StmtClose closes a prepared statement, after the rows that are open: lib/pq
-// would read its answer out of theirs.
+// StmtClose closes a prepared statement, after the rows or the COPY that are
+// open: lib/pq would read its answer out of theirs.
 func (i *interceptor) StmtClose(_ context.Context, ds driver.Stmt) error {
 	st, ok := ds.(*stmt)
 	if !ok || st.lease != i.lease {
 		return nil
 	}
-	if i.rows != nil {
+	if i.rows != nil || i.feeding() && !st.copies {
 		i.closing = append(i.closing, st)
 		return nil
 	}
 	return i.closeStmt(st)
+}
+
+// closeWaiting closes the statements that had to wait for the end of a call,
+// whose error err is.
+func (i *interceptor) closeWaiting(err error) error {
+	for _, st := range i.closing {
+		if cerr := i.closeStmt(st); err == nil {
+			err = cerr
+		}
+	}
+	i.closing = nil
+	return err
 }
 
 func (i *interceptor) closeStmt(st *stmt) error {
@@ -193,7 +209,7 @@ func (i *interceptor) closeStmt(st *stmt) error {
 			i.guard.begin(c.tx, i.s, i.grace)
 		}
 		i.copied()
-		return i.end(c, st.Stmt.Close())
+		return i.closeWaiting(i.end(c, st.Stmt.Close()))
 	}
 	// database/sql gives no context here, and the server answers at once or not
 	// at all.
