@@ -15,10 +15,10 @@ func onlyReads(query string) bool {
 	first := true // of a statement
 	shows := false
 	any := false
-	var prev, cur token
+	var before, prev, cur token
 	qualified := "" // the schema before a dot
 	for {
-		prev, cur = cur, lx.next()
+		before, prev, cur = prev, cur, lx.next()
 		switch cur.kind {
 		case tokenDoubt:
 			return false
@@ -31,13 +31,17 @@ func onlyReads(query string) bool {
 			first = true
 			continue
 		case tokenOpen:
-			if called := prev.kind == tokenWord || prev.kind == tokenQuoted; called && !first && !mayCall(prev, qualified) {
+			if called := prev.kind == tokenWord || prev.kind == tokenQuoted; called && !first && !mayCall(prev, qualified) && !byGrammar(before, prev, lx) {
 				return false
 			}
 			continue
 		case tokenDot:
-			if qualified = prev.text; prev.kind != tokenWord {
+			switch qualified = prev.text; prev.kind {
+			case tokenWord:
+			case tokenQuoted:
 				qualified = "?" // not pg_catalog, whatever it is
+			default:
+				return false // ('s').nextval calls it, as $1.nextval does
 			}
 			continue
 		case tokenWord:
@@ -112,6 +116,24 @@ func mayCall(name token, schema string) bool {
 	return harmless[name.text] || beforeParen[name.text]
 }
 
+// byGrammar says whether a parenthesis belongs to the grammar after a word that
+// may be the name of a function elsewhere. lx is behind the parenthesis.
+func byGrammar(before, word token, lx lexer) bool {
+	switch word.text {
+	case "filter", "over": // of an aggregate
+		return before.kind == tokenClose
+	case "by":
+		return before.text == "group" || before.text == "order" || before.text == "partition"
+	case "sets":
+		return before.text == "grouping"
+	case "varying":
+		return before.text == "character" || before.text == "char" || before.text == "bit"
+	case "materialized", "join": // no argument begins with such a word
+		return readers[lx.next().text]
+	}
+	return false
+}
+
 func wordSet(words string) map[string]bool {
 	set := make(map[string]bool)
 	for _, w := range strings.Fields(words) {
@@ -134,11 +156,11 @@ var (
 
 	// beforeParen are words of the grammar, and types, that a parenthesis may
 	// follow without being a call.
-	beforeParen = wordSet(`select values from where and or not in as any all some exists on using over
-		partition filter by row array when then else case between like ilike similar is distinct limit
-		offset union except intersect join lateral within group order having materialized cross inner
-		left right full outer natural only with recursive to escape cube rollup sets grouping
-		numeric decimal varchar char character varying bpchar bit float timestamp timestamptz time timetz
+	beforeParen = wordSet(`select values from where and or not in as any all some exists on using
+		row array when then else case between like ilike distinct limit
+		offset union except intersect lateral group order having
+		left right only with to grouping
+		numeric decimal varchar char character bpchar bit float timestamp timestamptz time timetz
 		interval precision`)
 
 	// harmless are built-in functions without side effects.
@@ -226,7 +248,7 @@ func (lx *lexer) next() token {
 		return lx.quoted('"', false)
 	case c == '$':
 		return lx.dollar()
-	case isDigit(c):
+	case isDigit(c), c == '.' && lx.pos+1 < len(lx.src) && isDigit(lx.src[lx.pos+1]):
 		return lx.number()
 	}
 	lx.pos++
@@ -339,8 +361,13 @@ func (lx *lexer) quoted(quote byte, escapes bool) token {
 func (lx *lexer) dollar() token {
 	end := lx.pos + 1
 	if end < len(lx.src) && isDigit(lx.src[end]) {
-		lx.pos++
-		return lx.number()
+		for lx.pos = end; lx.pos < len(lx.src) && isDigit(lx.src[lx.pos]); {
+			lx.pos++
+		}
+		if lx.pos < len(lx.src) && isWordPart(lx.src[lx.pos]) {
+			return token{kind: tokenDoubt} // as for number
+		}
+		return token{kind: tokenOther}
 	}
 	for end < len(lx.src) && lx.src[end] != '$' && isWordPart(lx.src[end]) {
 		end++
