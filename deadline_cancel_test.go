@@ -185,6 +185,34 @@ func TestDeadlineNothingRunsWhereACancelMayStillArrive(t *testing.T) {
 	})
 }
 
+// lib/pq's own connection knows no guard: only the dial of a cancel request tells
+// that the session is not to be used again.
+func TestDeadlineACancelOfLibPQsOwnStatementDoomsTheSession(t *testing.T) {
+	t.Parallel()
+	db := open(t, "max_open_conns", "1")
+	conn := pinned(t, db)
+	pid := queryInt(t, conn, "select pg_backend_pid()")
+	err := conn.Raw(func(c any) error {
+		st, err := pgpooled.PQConn(c).(driver.ConnPrepareContext).PrepareContext(context.Background(), "select pg_sleep(60)")
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
+		defer cancel()
+		_, err = st.(driver.StmtExecContext).ExecContext(ctx, nil)
+		return err
+	})
+	if err == nil {
+		t.Error("not cancelled")
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if now := queryInt(t, db, "select pg_backend_pid()"); now == pid {
+		t.Error("the session was used again")
+	}
+}
+
 // With a standby that is not there COMMIT waits for it; a cancel request would
 // make the server answer "done" (FACTS: a false success).
 func TestDeadlineUnderSynchronousReplicationIsNeverASuccess(t *testing.T) {
