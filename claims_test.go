@@ -176,3 +176,36 @@ func TestNothingElseRunsWhileACopyIsFed(t *testing.T) {
 		mustExec(t, server.Admin(), "truncate "+table)
 	}
 }
+
+// database/sql shows what Next said; what wraps pgpooled sees Close as well.
+func TestOutcomeRowsThatBrokeSaySoOnceAndWhenTheyAreClosed(t *testing.T) {
+	t.Parallel()
+	table := looseTable(t)
+	db, proxy := through(t, server)
+	ctx := pgpooled.WithIdempotent(testContext(t))
+	err := pinned(t, db).Raw(func(c any) error {
+		rows, err := c.(driver.QueryerContext).QueryContext(ctx, "insert into "+table+" select generate_series(1, 100000) returning id, repeat('x', 100)", nil)
+		if err != nil {
+			return err
+		}
+		proxy.Cut(faultnet.ResetClient)
+		dest := make([]driver.Value, 2)
+		for err == nil {
+			err = rows.Next(dest)
+		}
+		var unknown, again *pgpooled.OutcomeUnknownError
+		if !errors.As(err, &unknown) || errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("Next: %T %v", err, err)
+		}
+		if err := rows.Close(); !errors.As(err, &again) || again != unknown {
+			t.Errorf("Close: %T %v", err, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := stats(t, db).OutcomesUnknown; n != 1 {
+		t.Errorf("%d unknown outcomes", n)
+	}
+}
