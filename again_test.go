@@ -45,7 +45,14 @@ func TestAWrapperThatKnowsNoContextGetsNoStatementRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	db := sql.OpenDB(contextless{c})
-	t.Cleanup(func() { db.Close(); c.Close() })
+	t.Cleanup(func() {
+		db.Close()
+		c.Close()
+		proxy.Close() // it may keep the server's side of a connection that it cut
+		if err := server.AwaitSessions(testContext(t), name, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	for i, query := range []string{"insert into " + table + " values ($1)", "insert into " + table + " values ($1) returning id"} {
 		if err := db.Ping(); err != nil {
 			t.Fatal(err)
