@@ -94,8 +94,8 @@ func (e *PoolTimeoutError) Is(target error) bool { return target == ErrPoolTimeo
 // pgpooled does not repeat it. The caller can look for the effect, or repeat
 // what is safe to repeat.
 //
-// It matches driver.ErrBadConn, so that database/sql repeats the statement, only
-// if the caller allowed that ([WithIdempotent], retry_mode=all). If a context's
+// Where the caller allowed it ([WithIdempotent], retry_mode=all) the statement was
+// repeated before the caller sees this error: then no repetition came through. If a context's
 // end led to it, errors.Is(err, context.DeadlineExceeded) (or Canceled) holds too.
 type OutcomeUnknownError struct {
 	Op    string // "exec", "query", "commit", ...

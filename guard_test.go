@@ -43,7 +43,7 @@ func TestALateGuardMeetsOnlyItsOwnCall(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				g := &s.intr.guard
-				g.begin(ctx, s)
+				g.begin(ctx, s, s.intr.grace)
 				late(g, cancel, s.intr.grace)
 				synctest.Wait()
 				g.end()
