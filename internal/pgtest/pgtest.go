@@ -77,7 +77,10 @@ type Server struct {
 }
 
 // Start makes a server and waits until it takes connections.
-func Start(ctx context.Context, o Options) (*Server, error) {
+func Start(ctx context.Context, o Options) (*Server, error) { return start(ctx, o, nil) }
+
+// start makes a server with a new cluster, or with a copy of a primary's.
+func start(ctx context.Context, o Options, primary *Server) (*Server, error) {
 	if !supported {
 		return nil, errors.New("pgtest: throwaway servers need Linux, macOS or FreeBSD; on Windows run the tests inside WSL")
 	}
@@ -93,11 +96,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: o, bin: bin, owner: own}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.prepare(ctx, primary); err != nil {
 		_ = s.Stop()
 		return nil, err
 	}
-	if err := s.firstStart(ctx); err != nil {
+	if err := s.firstStart(ctx, primary == nil); err != nil {
 		_ = s.Stop()
 		return nil, err
 	}
@@ -105,7 +108,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 }
 
 // prepare fills the server's directory: data, configuration, certificates.
-func (s *Server) prepare(ctx context.Context) error {
+func (s *Server) prepare(ctx context.Context, primary *Server) error {
 	parent := s.opts.Dir
 	if parent == "" {
 		parent = defaultParent()
@@ -127,7 +130,12 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fmt.Errorf("pgtest: %w", err)
 		}
 	}
-	if err := unpackTemplate(ctx, s.bin, s.owner, s.dataDir()); err != nil {
+	if primary == nil {
+		err = unpackTemplate(ctx, s.bin, s.owner, s.dataDir())
+	} else if err = s.owner.chown(s.dir); err == nil {
+		err = s.copyFrom(ctx, primary)
+	}
+	if err != nil {
 		return err
 	}
 	if s.opts.TLS {
@@ -189,8 +197,9 @@ func (s *Server) configure() error {
 	return os.WriteFile(filepath.Join(s.dataDir(), "pg_hba.conf"), []byte(hba), 0o600)
 }
 
-// firstStart looks for a port until one works and sets the password.
-func (s *Server) firstStart(ctx context.Context) error {
+// firstStart looks for a port until one works and sets the password, unless the
+// cluster is a copy, which has it.
+func (s *Server) firstStart(ctx context.Context, own bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for try := 0; ; try++ {
@@ -208,7 +217,7 @@ func (s *Server) firstStart(ctx context.Context) error {
 		}
 	}
 	s.admin = s.openAdmin()
-	if s.opts.Password == "" {
+	if s.opts.Password == "" || !own {
 		return nil
 	}
 	quoted := "'" + strings.ReplaceAll(s.opts.Password, "'", "''") + "'"
