@@ -192,7 +192,7 @@ func (p *pool) opened(s *session) {
 	case p.closed:
 		p.retireLocked(s, closedPool)
 	case s.epoch != p.epoch:
-		p.retireLocked(s, closedRefresh)
+		p.retireLocked(s, p.outdated)
 	case p.excessLocked():
 		p.retireLocked(s, closedLimit)
 	case !p.deliverLocked(s, now):

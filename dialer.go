@@ -28,7 +28,8 @@ type dialer struct {
 	ctx  context.Context // of the attempt
 	stop func() bool     // ends the watch over ctx
 
-	prefers bool // sslmode=prefer
+	prefers bool            // sslmode=prefer
+	posing  map[string]bool // hosts known to be standbys whatever they report
 
 	mu         sync.Mutex
 	hosts      int                      // guarded by mu: how many the attempt can still come to
@@ -86,7 +87,11 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	c, err := d.dial(ctx, network, address)
+	var c net.Conn
+	err := errPosing
+	if !d.posing[network+" "+address] {
+		c, err = d.dial(ctx, network, address)
+	}
 	if err != nil {
 		d.mu.Lock()
 		d.wires = append(d.wires, nil)
@@ -127,6 +132,13 @@ func (d *dialer) downgrades(host string) bool {
 	}
 	d.wires = append(d.wires, nil)
 	return true
+}
+
+// reached is the host of the socket that lib/pq kept.
+func (d *dialer) reached() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last
 }
 
 // share is until when a host may take: an equal part of what is left, so that

@@ -69,11 +69,12 @@ func (c call) commits() bool {
 // txn is the driver.Tx of one lease.
 type txn struct {
 	driver.Tx
-	ctx   context.Context
-	intr  *interceptor
-	lease uint64
-	check CommitCheck
-	loose bool // a text may have ended it
+	ctx      context.Context
+	intr     *interceptor
+	lease    uint64
+	check    CommitCheck
+	readOnly bool // as asked of BeginTx
+	loose    bool // a text may have ended it
 }
 
 // start opens a call: it refuses one that cannot go well without sending a byte
@@ -272,7 +273,7 @@ func (i *interceptor) ConnBeginTx(ctx context.Context, conn driver.ConnBeginTx, 
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
 	}
-	i.tx = &txn{Tx: tx, ctx: ctx, intr: i, lease: i.lease, check: check}
+	i.tx = &txn{Tx: tx, ctx: ctx, intr: i, lease: i.lease, check: check, readOnly: opts.ReadOnly}
 	return ctx, i.tx, nil
 }
 

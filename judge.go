@@ -65,6 +65,7 @@ func (i *interceptor) judge(c call, err error) error {
 		if first := i.s.replayOf; first != nil && answer.Code == "25006" { // the first run may have written
 			return i.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
 		}
+		i.noteRefusal(c, answer)
 		if ended := c.ended(); ended != nil {
 			return &contextError{ctx: ended, answer: err}
 		}

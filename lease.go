@@ -172,17 +172,18 @@ func (l *lease) ResetSession(ctx context.Context) error {
 
 // ExecContext runs a statement that returns no rows.
 func (l *lease) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return firstCall(ctx, l, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, query, args) })
+	return firstCall(ctx, l, query, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, query, args) })
 }
 
 // QueryContext runs a statement that returns rows.
 func (l *lease) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return firstCall(ctx, l, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
+	return firstCall(ctx, l, query, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
 }
 
 // firstCall runs a statement and, if it is the first call of the lease, runs it
-// again when its connection is lost and it only reads or is idempotent.
-func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, error)) (T, error) {
+// again when its connection is lost and it only reads or is idempotent, or when
+// its server was demoted.
+func firstCall[T any](ctx context.Context, l *lease, query string, run func(sessionConn) (T, error)) (T, error) {
 	isFirst := l.state.Load() != leaseUsed
 	s, err := l.use(ctx)
 	if err != nil {
@@ -193,6 +194,9 @@ func firstCall[T any](ctx context.Context, l *lease, run func(sessionConn) (T, e
 	v, err := run(s.conn)
 	if err == nil || !isFirst || l.state.Load() != leaseUsed {
 		return v, err
+	}
+	if s.refused && isPlainWrite(query) {
+		return runElsewhere(ctx, l, err, run)
 	}
 	var unknown *OutcomeUnknownError
 	if errors.As(err, &unknown) && unknown.repeatable {
@@ -217,12 +221,16 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 
 // BeginTx begins a transaction.
 func (l *lease) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	first := l.state.Load() != leaseUsed
 	s, err := l.use(ctx)
 	if err != nil {
 		return nil, err
 	}
 	l.calls++
 	tx, err := s.conn.BeginTx(ctx, opts)
+	if err != nil && first && s.refused {
+		tx, err = runElsewhere(ctx, l, err, func(c sessionConn) (driver.Tx, error) { return c.BeginTx(ctx, opts) })
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (st *leaseStmt) Query(args []driver.Value) (driver.Rows, error) {
 
 func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, error), byText func(sessionConn) (T, error)) (T, error) {
 	if st.moved {
-		return firstCall(ctx, st.l, byText)
+		return firstCall(ctx, st.l, st.query, byText)
 	}
 	fresh := st.l.calls == 1
 	st.l.calls++
@@ -60,6 +60,11 @@ func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, erro
 	fresh = fresh && st.l.state.Load() == leaseUsed
 	var lost *ConnLostError
 	switch {
+	case fresh && err != nil && st.l.s.refused && isPlainWrite(st.query):
+		on := st.l.s
+		v, err = runElsewhere(ctx, st.l, err, byText)
+		st.moved = st.l.s != on || st.l.state.Load() != leaseUsed
+		return v, err
 	case fresh && errors.As(err, &lost) && lost.read:
 		st.moved = true
 		return readAgain(ctx, st.l, err, byText)

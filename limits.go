@@ -53,12 +53,17 @@ func (p *pool) setLimits(change func(*limits)) {
 // as they come back.
 func (p *pool) refresh() {
 	p.mu.Lock()
+	p.refreshLocked(closedRefresh)
+	p.mu.Unlock()
+}
+
+func (p *pool) refreshLocked(why closeReason) {
 	p.epoch++
+	p.outdated = why
 	for len(p.idle) > 0 {
-		p.retireIdleLocked(0, closedRefresh)
+		p.retireIdleLocked(0, why)
 	}
 	p.growLocked()
-	p.mu.Unlock()
 }
 
 // retireIdleLocked closes the i-th idle session.

@@ -45,29 +45,30 @@ type pool struct {
 	wake   chan struct{}  // makes upkeep look again
 	done   chan struct{}  // closed when close is through
 
-	mu      sync.Mutex // guards all below; never held across I/O
-	limits  limits
-	idle    []*session  // the last one came back last
-	leased  sessionList // the first one was taken first
-	waiters waiterList
-	opening int
-	closing int
-	epoch   uint64    // sessions of an earlier one go when they come back
-	lostAt  time.Time // when a connection last failed in a call
-	closed  bool
-	drained chan struct{} // closed when the last lease of a closed pool is back
-	outage  outage
-	counts  counts
-	watched bool      // upkeep already looks after the waiters
-	next    time.Time // when upkeep looks again, zero = when poked
-	tending bool      // upkeep is at it
-	spare   *waiter   // waiters to use again, linked by next
-	spares  int
-	events  []event   // to be logged
-	logging bool      // flushLogs is at it
-	checked time.Time // when upkeep last looked at warm sessions
-	ledger  ledger    // of commit_check=ledger
-	noCheck string    // why commit_check cannot work, as logged last
+	mu       sync.Mutex // guards all below; never held across I/O
+	limits   limits
+	idle     []*session  // the last one came back last
+	leased   sessionList // the first one was taken first
+	waiters  waiterList
+	opening  int
+	closing  int
+	epoch    uint64      // sessions of an earlier one go when they come back
+	outdated closeReason // why the last epoch ended
+	lostAt   time.Time   // when a connection last failed in a call
+	closed   bool
+	drained  chan struct{} // closed when the last lease of a closed pool is back
+	outage   outage
+	counts   counts
+	watched  bool      // upkeep already looks after the waiters
+	next     time.Time // when upkeep looks again, zero = when poked
+	tending  bool      // upkeep is at it
+	spare    *waiter   // waiters to use again, linked by next
+	spares   int
+	events   []event   // to be logged
+	logging  bool      // flushLogs is at it
+	checked  time.Time // when upkeep last looked at warm sessions
+	ledger   ledger    // of commit_check=ledger
+	noCheck  string    // why commit_check cannot work, as logged last
 }
 
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
@@ -240,7 +241,7 @@ func (p *pool) release(s *session) {
 	case p.closed:
 		why, ok = closedPool, false
 	case s.epoch != p.epoch:
-		why, ok = closedRefresh, false
+		why, ok = p.outdated, false
 	case p.excessLocked():
 		why, ok = closedLimit, false
 	case p.expiredLocked(s, now):

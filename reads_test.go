@@ -115,3 +115,31 @@ func FuzzReadsAreAcceptedByAReadOnlyTransaction(f *testing.F) {
 		}
 	})
 }
+
+func TestOnePlainWriteIsToldFromWhatMayHaveActedBefore(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"insert into t values (1)":                                  true,
+		" /* x */ UPDATE t set a = 'do; call' -- ; x\n;":            true,
+		"delete from t;;":                                           false, // an empty statement more is too much to ask
+		"merge into t using u on true when matched then do nothing": true,
+		"insert into t values (1); insert into t values (2)":        false,
+		"insert into t values (1); commit":                          false,
+		"insert into t values ('unterminated":                       false,
+		"insert into t values (1":                                   false,
+		"with x as (insert into t values (1)) select 1":             false,
+		"select f()":                        false,
+		"call p()":                          false,
+		"do 'begin end'":                    false,
+		"copy t from stdin":                 false,
+		"explain analyze delete from t":     false,
+		"begin; insert into t values (1)":   false,
+		`"insert" into t`:                   false,
+		"":                                  false,
+		"create table x as select dblink()": false,
+	} {
+		if got := isPlainWrite(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}

@@ -53,6 +53,8 @@ type session struct {
 	evidence   string   // of the server's identity, for commit_check; "" = not asked yet, or none
 	noEvidence error    // why there is none
 	tokens     []string // in the ledger, of transactions that are known to be committed
+	question   string   // tells whether its server was demoted; empty = nobody minds
+	refused    bool     // a write was refused, and nobody has asked since
 
 	gone chan struct{} // with WithBase: closed when close is through
 
@@ -104,7 +106,22 @@ func (o *opener) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// attempt goes on to the other hosts when one turns out to be posing.
 func (o *opener) attempt(ctx context.Context) (*session, error) {
+	posing := make(map[string]bool)
+	for {
+		s, err := o.attemptExcept(ctx, posing)
+		if err != errPosing || s.conn == nil {
+			return s, err // s.conn is nil: the only host was left out
+		}
+		posing[s.dials.reached()] = true
+		s.close()
+	}
+}
+
+// attemptExcept takes the hosts that pose as primaries for the standbys that
+// they are.
+func (o *opener) attemptExcept(ctx context.Context, posing map[string]bool) (*session, error) {
 	s := &session{}
 	base := o.opts.base
 	if base == nil {
@@ -126,6 +143,8 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		}
 		s.dials = newDialer(ctx, o, s, hosts)
 		s.dials.prefers = cfg.SSLMode == pq.SSLModePrefer
+		s.dials.posing = posing
+		s.question = questionFor(cfg.TargetSessionAttrs)
 		c.Dialer(s.dials)
 		base = c
 	}
@@ -156,6 +175,9 @@ func (o *opener) attempt(ctx context.Context) (*session, error) {
 		s.wire.polite.Store(true) // from here on the server counts a session
 	}
 	if err := ctx.Err(); err != nil { // the socket may have been cut just now
+		return s, err
+	}
+	if err := s.verify(); err != nil {
 		return s, err
 	}
 	return s, o.finish(ctx, s)
@@ -281,6 +303,13 @@ func (s *session) comeBack() (why closeReason, ok bool) {
 	}
 	if s.inTransaction() {
 		return closedInTx, false
+	}
+	if s.refused && s.pool != nil && s.isDemoted(context.Background()) {
+		s.pool.demoted(s)
+		return closedDemoted, false
+	}
+	if s.doomed.Load() {
+		return closedBroken, false
 	}
 	return 0, true
 }

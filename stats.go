@@ -19,6 +19,7 @@ const (
 	closedLimit                        // the limit was lowered
 	closedRefresh                      // older than a Refresh
 	closedReplay                       // it served a repeated read
+	closedDemoted                      // its server was demoted
 	closedPool                         // the pool was closed
 	closeReasons
 )
@@ -26,7 +27,7 @@ const (
 func (r closeReason) String() string {
 	return [closeReasons]string{"its connection failed", "the server had closed it", "a context ended during a call",
 		"it is inside a transaction or has rows open", "max_idle_conns", "conn_max_idle_time", "conn_max_lifetime",
-		"the limit was lowered", "Refresh", "it served a repeated read", "the pool was closed"}[r]
+		"the limit was lowered", "Refresh", "it served a repeated read", "its server was demoted", "the pool was closed"}[r]
 }
 
 // counts are the pool's totals since it was opened; guarded by pool.mu.
@@ -36,6 +37,7 @@ type counts struct {
 	opens, openErrors                    int64
 	reclaimed, leaks, unknown, replays   int64
 	lostCommitted, lostAborted, txAgain  int64
+	demotions                            int64
 	peakInUse                            int
 	closed                               [closeReasons]int64
 }
@@ -81,6 +83,7 @@ type Stats struct {
 	ClosedLimit       int64 // closed because the limit was lowered
 	ClosedRefresh     int64 // closed because of Refresh
 	ClosedReplay      int64 // closed because they had served a repeated read
+	ClosedDemoted     int64 // closed because their server had been demoted
 
 	Reclaimed       int64 // unused leases whose session went to a waiter
 	Leaks           int64 // leases held longer than leak_detection_threshold
@@ -89,6 +92,7 @@ type Stats struct {
 	LostCommitted   int64 // lost COMMITs that commit_check found committed
 	LostAborted     int64 // lost COMMITs that commit_check found not committed
 	TxRepeated      int64 // transactions that RunTx ran again
+	Demotions       int64 // times that a server turned out to be no primary any more
 }
 
 func (p *pool) stats() Stats {
@@ -104,6 +108,7 @@ func (p *pool) stats() Stats {
 		ClosedBroken: c.closed[closedBroken], ClosedDead: c.closed[closedDead], ClosedCancelled: c.closed[closedCancelled],
 		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
 		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh], ClosedReplay: c.closed[closedReplay],
+		ClosedDemoted: c.closed[closedDemoted], Demotions: c.demotions,
 		Reclaimed: c.reclaimed, Leaks: c.leaks, Replays: c.replays, OutcomesUnknown: c.unknown,
 		LostCommitted: c.lostCommitted, LostAborted: c.lostAborted, TxRepeated: c.txAgain,
 	}

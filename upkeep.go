@@ -72,7 +72,7 @@ func (p *pool) checkWarm(now time.Time) {
 		case err != nil:
 			p.retireLocked(s, closedDead)
 		case s.epoch != p.epoch:
-			p.retireLocked(s, closedRefresh)
+			p.retireLocked(s, p.outdated)
 		case !p.deliverLocked(s, now):
 			p.retireLocked(s, closedMaxIdle)
 		}
@@ -133,7 +133,7 @@ func (p *pool) expireLocked(now time.Time) {
 		s := p.idle[i]
 		switch tooLong := p.limits.maxIdleTime > 0 && now.Sub(s.idleSince) >= p.limits.maxIdleTime; {
 		case s.epoch != p.epoch:
-			p.retireIdleLocked(i, closedRefresh)
+			p.retireIdleLocked(i, p.outdated)
 		case p.expiredLocked(s, now):
 			p.retireIdleLocked(i, closedLifetime)
 		case tooLong && len(p.idle) > p.limits.minIdle:
