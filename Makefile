@@ -8,7 +8,7 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress fuzz compare soak docs clean
+.PHONY: help demo test lint postgres compiler stress fuzz compare failover proxies soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -39,6 +39,13 @@ compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; wri
 
 soak: postgres ## mixed load and random faults for SOAK=1h; fails if a promise is broken or something grows
 	cd soak && go run . -duration $(SOAK) -json ../bin/soak.json -svg ../bin/soak.svg $(SOAKFLAGS)
+
+failover: postgres ## kill a primary and promote its standby under lib/pq, pgx and pgpooled; writes the table of docs/reliability.md
+	cd compare && go run ./failover -write ../docs/reliability.md
+
+proxies: postgres compiler ## test a failover behind HAProxy and PgBouncer, which it installs if they are missing
+	@sh scripts/install.sh haproxy pgbouncer
+	PGPOOLED_TEST_LONG=1 go test $(RACE) -count=1 -timeout 10m -v -run Behind .
 
 docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
 	go test -count=1 -timeout 5m -run TestParameters . -update

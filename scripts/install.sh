@@ -3,6 +3,7 @@
 #   postgres   a PostgreSQL server (initdb and postgres; no server is set up or
 #              left running, the tests start their own)
 #   compiler   a C compiler with libc headers, for the race detector
+#   haproxy, pgbouncer   what make proxies tests behind; not left running either
 # What is there is used; what is missing is installed with the system's package
 # manager, through sudo if need be. PGPOOLED_TEST_PG_BIN names a folder with
 # PostgreSQL's programs. PGPOOLED_FORCE_INSTALL=1 installs in any case.
@@ -113,6 +114,44 @@ install_compiler() {
 	esac
 }
 
+find_haproxy() { find_program haproxy; }
+find_pgbouncer() { find_program pgbouncer; }
+
+# find_program prints where a program is that may be outside of a user's PATH.
+find_program() {
+	PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin command -v "$1"
+}
+
+install_haproxy() { install_service "$1" haproxy; }
+install_pgbouncer() { install_service "$1" pgbouncer; }
+
+install_service() {
+	case $1 in
+	apt-get) apt_service "$2" ;;
+	dnf | yum) as_root "$1" install -y "$2" ;;
+	apk) as_root apk add --no-cache "$2" ;;
+	pacman) as_root pacman -Sy --noconfirm --needed "$2" ;;
+	zypper) as_root zypper --non-interactive install "$2" ;;
+	brew) echo "+ brew install $2" && brew install "$2" ;;
+	pkg) as_root pkg install -y "$2" ;;
+	esac
+}
+
+# Debian starts what it installs, unless a file says not to. It is removed
+# afterwards, if it was not there before: hence the shell of its own.
+apt_service() (
+	policy=/usr/sbin/policy-rc.d
+	export DEBIAN_FRONTEND=noninteractive
+	as_root apt-get update -q # if it fails, the lists may still do
+	if [ ! -e "$policy" ]; then
+		trap 'as_root rm -f "$policy"' EXIT
+		trap 'exit 1' INT TERM
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" || exit
+		as_root chmod +x "$policy" || exit
+	fi
+	as_root apt-get install -q -y --no-install-recommends "$1"
+)
+
 # ensure WHAT CHECK INSTALL HINT
 ensure() {
 	if [ -z "${PGPOOLED_FORCE_INSTALL:-}" ] && found=$($2); then
@@ -140,6 +179,8 @@ for what in "$@"; do
 		ensure "C compiler" works_compiler install_compiler \
 			"Install gcc or clang with the headers of libc, or run the tests without the race detector: make test RACE="
 		;;
-	*) fail "no such thing: $what (postgres, compiler)" ;;
+	haproxy) ensure HAProxy find_haproxy install_haproxy "Install haproxy yourself." ;;
+	pgbouncer) ensure PgBouncer find_pgbouncer install_pgbouncer "Install pgbouncer yourself." ;;
+	*) fail "no such thing: $what (postgres, compiler, haproxy, pgbouncer)" ;;
 	esac
 done

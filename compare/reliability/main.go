@@ -17,14 +17,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgpooled/pgpooled/compare/internal/sidebyside"
 	"github.com/pgpooled/pgpooled/internal/cutmatrix"
 	"github.com/pgpooled/pgpooled/internal/faultnet"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
-)
-
-const (
-	begin = "<!-- begin: make compare -->"
-	end   = "<!-- end: make compare -->"
 )
 
 // totals are what one driver came to.
@@ -43,7 +39,7 @@ func main() {
 	flag.Parse()
 	start := time.Now()
 	var all []totals
-	for _, d := range drivers {
+	for _, d := range sidebyside.Drivers {
 		t, err := measure(context.Background(), d, *step, *tlsStep)
 		if err != nil {
 			log.Fatalf("%s: %v", d.Name, err)
@@ -60,7 +56,7 @@ func main() {
 	table(&out, all, *step, *tlsStep)
 	fmt.Print(out.String())
 	if *write != "" {
-		if err := replace(*write, out.String()); err != nil {
+		if err := sidebyside.Write(*write, "make compare", out.String()); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -181,18 +177,4 @@ func late(i int) func(totals) string {
 	return func(t totals) string {
 		return fmt.Sprintf("%d of %d", len(t.silence[i].Late), t.silence[i].Kinds)
 	}
-}
-
-// replace puts text between the markers of a file.
-func replace(file, text string) error {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(b), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no markers %s and %s", file, begin, end)
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n"+text+end+after), 0o644)
 }

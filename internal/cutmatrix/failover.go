@@ -16,11 +16,13 @@ import (
 // at once does not make more of them than one that waits.
 const pause = 2 * time.Millisecond
 
-// FailoverResult is what callers saw of one failover. Lost is judged on the new
-// primary: under asynchronous replication the database itself may lose what it
-// had confirmed.
+// FailoverResult is what callers saw of one failover.
 type FailoverResult struct {
 	RestartResult
+	// Unreplicated writes were confirmed, and only the old primary has them:
+	// asynchronous replication may lose them. They are not counted in Lost.
+	Unreplicated int
+
 	Gap      time.Duration // the longest time that one caller had no success
 	Database time.Duration // from the kill to the first write that a new, direct connection made
 }
@@ -28,7 +30,8 @@ type FailoverResult struct {
 // Failover runs twenty callers that read and write on db, kills the primary with
 // SIGKILL, promotes its standby when whoever watches would have noticed, and
 // returns when the callers have gone on for a while. It closes db, whose sessions
-// are called app; then it has the new primary count what is there.
+// are called app; then it has the servers count what is there. The old primary is
+// down at the end.
 func Failover(ctx context.Context, primary, standby *pgtest.Server, noticed time.Duration, db *sql.DB, app string, says func(error) Claim) (FailoverResult, error) {
 	r := FailoverResult{RestartResult: RestartResult{Restarts: 1}}
 	defer db.Close()
@@ -61,7 +64,46 @@ func Failover(ctx context.Context, primary, standby *pgtest.Server, noticed time
 	if err := standby.AwaitSessions(ctx, app, 0); err != nil {
 		return r, err
 	}
-	return r, r.judge(ctx, standby, Driver{Says: says}, table, l.told)
+	if err := r.judge(ctx, standby, Driver{Says: says}, table, l.told); err != nil || r.Lost == 0 {
+		return r, err
+	}
+	return r, r.unreplicated(ctx, primary, standby, table, l.told)
+}
+
+// unreplicated looks for what is lost on the old primary.
+func (r *FailoverResult) unreplicated(ctx context.Context, primary, standby *pgtest.Server, table string, told map[int]error) error {
+	if err := primary.Up(ctx); err != nil {
+		return err
+	}
+	before, err := ids(ctx, primary, table)
+	after, err2 := ids(ctx, standby, table)
+	if err := errors.Join(err, err2, primary.Down("immediate")); err != nil {
+		return err
+	}
+	for id, err := range told {
+		if err == nil && before[id] && !after[id] {
+			r.Unreplicated++
+			r.Lost--
+		}
+	}
+	return nil
+}
+
+func ids(ctx context.Context, s *pgtest.Server, table string) (map[int]bool, error) {
+	rows, err := s.Admin().QueryContext(ctx, "select id from "+table)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	there := make(map[int]bool)
+	for rows.Next() {
+		var id int
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		there[id] = true
+	}
+	return there, rows.Err()
 }
 
 // load is the callers' work.

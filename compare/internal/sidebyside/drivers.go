@@ -1,4 +1,6 @@
-package main
+// Package sidebyside has what the programs that compare drivers share: the
+// drivers, and the part of a page that a program writes.
+package sidebyside
 
 import (
 	"database/sql"
@@ -16,9 +18,9 @@ import (
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
-// drivers are those that are compared, each as its documentation has it, with
+// Drivers are those that are compared, each as its documentation has it, with
 // the same limit.
-var drivers = []cutmatrix.Driver{
+var Drivers = []cutmatrix.Driver{
 	{
 		Name: "lib/pq", Open: plain("postgres"),
 		// It never says whether there was an effect.
