@@ -34,7 +34,18 @@ func openDemotable(t *testing.T, primary, standby *pgtest.Server, kv ...string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeAndCount(t, primary, db, name) })
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if primary.Pid() == 0 {
+			return
+		}
+		// The pooler lets its client go before its server.
+		if err := primary.AwaitSessions(testContext(t), name, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	d.DB = db
 	return d
 }
@@ -231,6 +242,10 @@ func TestAnApplicationsOwnReadOnlyTransactionIsLeftAlone(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Error(err)
 	}
+	var last string
+	if err := server.Admin().QueryRow("select query from pg_stat_activity where pid = $1", pid).Scan(&last); err != nil || !strings.HasPrefix(last, "ROLLBACK") {
+		t.Errorf("the server was asked: %q, %v", last, err)
+	}
 	// Sessions that say so themselves: as text, and for the whole session.
 	for what, texts := range map[string][3]string{
 		"BEGIN READ ONLY":         {"begin read only", insert, "rollback"},
@@ -309,6 +324,36 @@ func TestAServerMadeReadOnlyByItsConfigurationIsDemotedForReadWrite(t *testing.T
 	}
 }
 
+// A session that was in use when the others went learns the same later.
+func TestADemotionIsReportedOnce(t *testing.T) {
+	t.Parallel()
+	primary, standby, _ := newPair(t)
+	d := openDemotable(t, primary, standby)
+	var held []*sql.Conn
+	for range 2 {
+		c, err := d.Conn(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, c, "select 1")
+		held = append(held, c)
+	}
+	d.demote()
+	mustExec(t, d, "insert into t values (1)")
+	for _, c := range held {
+		_, err := c.ExecContext(testContext(t), "insert into t values (1)")
+		refused(t, "held", err)
+		_ = c.Close()
+	}
+	mustExec(t, d, "insert into t values (1)")
+	if s := stats(t, d.DB); s.Demotions != 1 || s.ClosedDemoted != 3 || d.log.count("not a primary any more") != 1 {
+		t.Errorf("%+v\n%s", s, d.log)
+	}
+	if n := queryInt(t, primary.Admin(), "select count(*) from t"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 func TestAWriteThatNoOtherServerTakesHasTheRefusalAndWhyItWasNotRepeated(t *testing.T) {
 	t.Parallel()
 	primary, standby, _ := newPair(t)
@@ -331,25 +376,5 @@ func TestAWriteThatNoOtherServerTakesHasTheRefusalAndWhyItWasNotRepeated(t *test
 	mustExec(t, d, "insert into t values (1)")
 	if n := queryInt(t, standby.Admin(), "select count(*) from t"); n != 1 {
 		t.Errorf("%d rows", n)
-	}
-}
-
-// A pooler greets with what its server once was, and lib/pq believes it.
-func TestAStandbyThatIsAnnouncedAsAPrimaryIsNotTakenForOne(t *testing.T) {
-	t.Parallel()
-	primary, standby, _ := newPair(t)
-	for _, attrs := range []string{"read-write", "primary"} {
-		d := openDemotable(t, primary, standby, "target_session_attrs", attrs)
-		mustExec(t, d, "select 1")
-		d.demote()
-		kv := []string{"application_name", app(), "target_session_attrs", attrs, "pool_timeout", "300ms"}
-		both := openWith(t, primary.DSN(append(kv, "host", "127.0.0.1,127.0.0.1", "port", fmt.Sprintf("%d,%d", d.pooler.port(), primary.Port()))...))
-		if port := queryInt(t, both, "select inet_server_port()"); port != primary.Port() {
-			t.Errorf("%s: opened on the standby", attrs)
-		}
-		only := openWith(t, primary.DSN(append(kv, "port", fmt.Sprint(d.pooler.port()))...))
-		if err := only.Ping(); !errors.Is(err, pgpooled.ErrPoolTimeout) || !strings.Contains(err.Error(), "hot standby") {
-			t.Errorf("%s: %v", attrs, err)
-		}
 	}
 }

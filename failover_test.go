@@ -1,7 +1,9 @@
 package pgpooled_test
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/pgpooled/pgpooled"
@@ -125,5 +127,25 @@ func TestAReplicaPoolSurvivesItsReplicaAndComesBackToIt(t *testing.T) {
 	}
 	if port := queryInt(t, settled, where); port != standby.Port() {
 		t.Error("Refresh did not bring the pool back")
+	}
+}
+
+// A pooler greets with what its server once was, and lib/pq believes it.
+func TestAStandbyThatIsAnnouncedAsAPrimaryIsNotTakenForOne(t *testing.T) {
+	t.Parallel()
+	primary, standby, _ := newPair(t)
+	for _, attrs := range []string{"read-write", "primary"} {
+		d := openDemotable(t, primary, standby, "target_session_attrs", attrs)
+		mustExec(t, d, "select 1")
+		d.demote()
+		kv := []string{"application_name", app(), "target_session_attrs", attrs, "pool_timeout", "300ms"}
+		both := openWith(t, primary.DSN(append(kv, "host", "127.0.0.1,127.0.0.1", "port", fmt.Sprintf("%d,%d", d.pooler.port(), primary.Port()))...))
+		if port := queryInt(t, both, "select inet_server_port()"); port != primary.Port() {
+			t.Errorf("%s: opened on the standby", attrs)
+		}
+		only := openWith(t, primary.DSN(append(kv, "port", fmt.Sprint(d.pooler.port()))...))
+		if err := only.Ping(); !errors.Is(err, pgpooled.ErrPoolTimeout) || !strings.Contains(err.Error(), "hot standby") {
+			t.Errorf("%s: %v", attrs, err)
+		}
 	}
 }
