@@ -29,7 +29,10 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 // Follow makes s, which has to be down, a standby of primary: its data becomes a
 // new copy of primary's, its port stays. What s had and primary has not is lost.
 func (s *Server) Follow(ctx context.Context, primary *Server) error {
-	if s.Pid() != 0 {
+	s.mu.Lock()
+	up := s.proc != nil
+	s.mu.Unlock()
+	if up {
 		return errors.New("pgtest: Follow takes a server that is down")
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
