@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -29,9 +28,9 @@ import (
 // not be read-only by its configuration either. What a session has set itself is
 // its own affair.
 const (
-	askStandby  = "select pg_catalog.pg_is_in_recovery()"
-	askReadOnly = "select pg_catalog.pg_is_in_recovery() or exists (select from pg_catalog.pg_settings " +
-		"where name = 'default_transaction_read_only' and setting = 'on' and source <> 'session')"
+	askStandby  = "SELECT pg_catalog.pg_is_in_recovery()::text"
+	askReadOnly = "SELECT (pg_catalog.pg_is_in_recovery() OR EXISTS (SELECT FROM pg_catalog.pg_settings " +
+		"WHERE name = 'default_transaction_read_only' AND setting = 'on' AND source <> 'session'))::text"
 )
 
 // questionFor is what tells whether a server does not have these attributes any
@@ -68,7 +67,7 @@ func (s *session) isDemoted(ctx context.Context) bool {
 	err := s.wire.SetDeadline(time.Now().Add(pingLimit))
 	yes := false
 	if err == nil {
-		yes, err = s.ask()
+		yes, err = s.poses()
 	}
 	if !stop() || err != nil && !isAnswer(err) {
 		s.doomed.Store(true)
@@ -87,25 +86,10 @@ func isAnswer(err error) bool {
 	return errors.As(err, &answer) && !errors.Is(err, driver.ErrBadConn)
 }
 
-// ask puts the session's question to the server, below the interceptor.
-func (s *session) ask() (yes bool, err error) {
-	q, ok := s.base.(driver.QueryerContext)
-	if !ok {
-		return false, nil
-	}
-	rows, err := q.QueryContext(context.Background(), s.question, nil)
-	if err != nil {
-		return false, err
-	}
-	row := make([]driver.Value, 1)
-	if err = rows.Next(row); err == nil {
-		yes, _ = row[0].(bool)
-		err = rows.Next(row)
-	}
-	if err == io.EOF { // the contract of driver.Rows
-		err = nil
-	}
-	return yes, errors.Join(err, rows.Close())
+// poses puts the session's question to the server, below the interceptor.
+func (s *session) poses() (bool, error) {
+	answer, err := ask(context.Background(), s.base, s.question)
+	return answer == "true", err
 }
 
 // demoted lets go of the sessions of the server that s is connected to, which
@@ -175,7 +159,7 @@ func (s *session) verify() error {
 	if s.question == "" || s.wire == nil {
 		return nil
 	}
-	posing, err := s.ask()
+	posing, err := s.poses()
 	switch {
 	case posing:
 		return errPosing

@@ -324,6 +324,22 @@ func TestAServerMadeReadOnlyByItsConfigurationIsDemotedForReadWrite(t *testing.T
 	}
 }
 
+// What a session has prepared is not on the server that it meets next.
+func TestACachedWriteRefusedByADemotedServerRunsElsewhereToo(t *testing.T) {
+	t.Parallel()
+	primary, standby, _ := newPair(t)
+	d := openDemotable(t, primary, standby, "max_open_conns", "1")
+	for i := range 6 {
+		if i == 4 {
+			d.demote()
+		}
+		mustExec(t, d, "insert into t values ($1)", i)
+	}
+	if n := queryInt(t, primary.Admin(), "select count(distinct id) from t"); n != 6 || stats(t, d.DB).Demotions != 1 {
+		t.Errorf("%d rows, %+v", n, stats(t, d.DB))
+	}
+}
+
 // A session that was in use when the others went learns the same later.
 func TestADemotionIsReportedOnce(t *testing.T) {
 	t.Parallel()
