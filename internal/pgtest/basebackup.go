@@ -33,8 +33,11 @@ func (s *Server) copyFrom(ctx context.Context, primary *Server) error {
 	if err != nil {
 		return fmt.Errorf("pgtest: base backup: %w", err)
 	}
-	// The last line wins. A copy that is promoted has no standby to wait for.
-	follow := fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=postgres'\nprimary_slot_name = '%s'\nsynchronous_standby_names = ''\n",
+	// The last line wins. A copy that is promoted has no standby to wait for. A
+	// standby that has just lost its primary may sleep for the interval before it
+	// heeds a promotion: five seconds are the default.
+	follow := fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=postgres'\nprimary_slot_name = '%s'\n"+
+		"synchronous_standby_names = ''\nwal_retrieve_retry_interval = '100ms'\n",
 		primary.sock, primary.port, slot)
 	err = errors.Join(s.append("backup_label", label), s.append("standby.signal", ""), s.append("postgresql.auto.conf", follow))
 	if err != nil {
