@@ -154,6 +154,7 @@ func startHAProxy(t *testing.T, servers ...*pgtest.Server) string {
   timeout connect 2s
   timeout client 1m
   timeout server 1m
+  timeout check 5s
 listen pg
   bind 127.0.0.1:%s
   option httpchk GET /primary
@@ -162,7 +163,7 @@ listen pg
 `, port)
 	for i, s := range servers {
 		agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(r.Context(), 4*time.Second)
 			defer cancel()
 			var recovering bool
 			err := s.Admin().QueryRowContext(ctx, "select pg_is_in_recovery()").Scan(&recovering)
