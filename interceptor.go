@@ -21,7 +21,7 @@ type interceptor struct {
 
 	lease  uint64      // counts the leases: what belongs to an earlier one is stale
 	used   bool        // something was asked of the session in this lease
-	raw    bool        // the caller may have set handlers on lib/pq's connection
+	raw    bool        // the caller has lib/pq's connection and may set handlers on it
 	rows   driver.Rows // open rows, nil = none
 	read   call        // the call that opened them
 	broken error       // why they ended early, nil = they did not
@@ -93,10 +93,7 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 	}
 	first := !i.used
 	i.used = true
-	if i.raw {
-		i.raw = false
-		i.s.watchNotices()
-	}
+	i.watchAgain()
 	if w := i.s.wire; w != nil {
 		c.before = w.sent.Load()
 		cause := w.failure()
@@ -301,6 +298,7 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 	if i.rows != nil {
 		return errRowsOpen
 	}
+	i.watchAgain()
 	if op == "commit" {
 		if err := t.ctx.Err(); err != nil {
 			return err

@@ -306,8 +306,7 @@ func PQConn(driverConn any) driver.Conn {
 	if err != nil {
 		return nil
 	}
-	s.intr.used, s.intr.raw = true, true
 	l.calls++ // whatever the caller does with it
 	l.raw = true
-	return s.base
+	return s.lend()
 }

@@ -1,6 +1,7 @@
 package pgpooled
 
 import (
+	"database/sql/driver"
 	"errors"
 
 	"github.com/lib/pq"
@@ -16,6 +17,7 @@ func (s *session) watchNotices() {
 		return // not lib/pq's
 	}
 	next := pq.NoticeHandler(s.base)
+	s.notices = next
 	pq.SetNoticeHandler(s.base, func(n *pq.Error) {
 		if n.Routine == "SyncRepWaitForLSN" {
 			s.unreplicated.Store(true)
@@ -26,6 +28,24 @@ func (s *session) watchNotices() {
 	})
 }
 
+// lend gives lib/pq's connection to the caller, with no handler on it but the
+// caller's. The next call through database/sql listens again.
+func (s *session) lend() driver.Conn {
+	if s.wire != nil && !s.intr.raw {
+		pq.SetNoticeHandler(s.base, s.notices)
+	}
+	s.intr.used, s.intr.raw = true, true
+	return s.base
+}
+
+// watchAgain listens again after the caller had lib/pq's connection.
+func (i *interceptor) watchAgain() {
+	if i.raw {
+		i.raw = false
+		i.s.watchNotices()
+	}
+}
+
 // clearHandlers removes what a caller set on lib/pq's connection.
 func (s *session) clearHandlers() {
 	if s.wire == nil {
@@ -33,5 +53,6 @@ func (s *session) clearHandlers() {
 	}
 	pq.SetNoticeHandler(s.base, nil)
 	pq.SetNotificationHandler(s.base, nil)
+	s.intr.raw = false
 	s.watchNotices()
 }

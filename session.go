@@ -61,7 +61,8 @@ type session struct {
 	doomed    atomic.Bool // not to be reused
 	cancelled atomic.Bool // doomed, because its deadline fired or a cancel request is on its way
 
-	unreplicated atomic.Bool // the server warned that no standby may have what it called done
+	unreplicated atomic.Bool            // the server warned that no standby may have what it called done
+	notices      func(notice *pq.Error) // the caller's handler, nil = none
 
 	// Guarded by pool.mu.
 	inUse      bool
