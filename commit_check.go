@@ -152,9 +152,13 @@ func (i *interceptor) undo(refusal error) error {
 	case "25P01", "25P02":
 		return nil
 	}
-	i.s.pool.noteNoCheck(refusal)
-	_, err := i.s.run(undo)
-	return err
+	if _, err := i.s.run(undo); err != nil {
+		return err // COMMIT itself was refused, or the connection failed
+	}
+	if state := sqlState(refusal); state != "40001" && state != "40P01" { // those are the transaction's own
+		i.s.pool.noteNoCheck(refusal)
+	}
+	return nil
 }
 
 // run executes a text without arguments on lib/pq's connection, in one round

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lib/pq"
 	"github.com/sethvargo/go-retry"
 )
 
@@ -236,12 +237,20 @@ func (p *pool) noteFate(committed bool) {
 	p.logLocked(slog.LevelWarn, "pgpooled: found out about a lost COMMIT", slog.String("fate", fate))
 }
 
-// noteNoCheck says once per reason why commit_check cannot work.
+// noteNoCheck says once per reason why commit_check cannot work. The text of a
+// server's answer may quote a token, its SQLSTATE does not.
 func (p *pool) noteNoCheck(why error) {
+	reason := why.Error()
+	if answer, ok := why.(*pq.Error); ok {
+		reason = string(answer.Code)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if text := why.Error(); text != p.noCheck {
-		p.noCheck = text
+	if !p.noCheck[reason] {
+		if p.noCheck == nil {
+			p.noCheck = make(map[string]bool)
+		}
+		p.noCheck[reason] = true
 		p.logLocked(slog.LevelWarn, "pgpooled: commit_check: the fate of a lost COMMIT would be unknown", slog.String("error", fmt.Sprint(why)))
 	}
 }

@@ -64,11 +64,11 @@ type pool struct {
 	tending  bool      // upkeep is at it
 	spare    *waiter   // waiters to use again, linked by next
 	spares   int
-	events   []event   // to be logged
-	logging  bool      // flushLogs is at it
-	checked  time.Time // when upkeep last looked at warm sessions
-	ledger   ledger    // of commit_check=ledger
-	noCheck  string    // why commit_check cannot work, as logged last
+	events   []event         // to be logged
+	logging  bool            // flushLogs is at it
+	checked  time.Time       // when upkeep last looked at warm sessions
+	ledger   ledger          // of commit_check=ledger
+	noCheck  map[string]bool // why commit_check cannot work, as logged
 }
 
 func newPool(name string, l limits, log *slog.Logger, open func(context.Context) (*session, error)) *pool {
