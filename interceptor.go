@@ -3,7 +3,9 @@ package pgpooled
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/ngrok/sqlmw"
@@ -322,7 +324,19 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 	i.guard.begin(t.ctx, i.s, grace)
 	err := finish(t.Tx)
 	i.tx = nil
+	if err != nil && i.refusedHere(c, err) {
+		i.guard.end()
+		i.s.doomed.Store(true)
+		return err
+	}
 	return i.end(c, err)
+}
+
+// refusedHere: lib/pq itself refuses to end a transaction that the caller has
+// ended by text. Whether it was committed then is not for us to say.
+func (i *interceptor) refusedHere(c call, err error) bool {
+	var ne net.Error
+	return i.s.wire != nil && i.sent(c) == 0 && i.failure() == nil && !errors.Is(err, driver.ErrBadConn) && !errors.As(err, &ne) && c.ended() == nil
 }
 
 // RowsNext reads a row.
