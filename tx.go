@@ -27,7 +27,7 @@ const runTxAttempts = 50
 // f may run several times: what it does outside the database is the caller's
 // business, and so is every variable that it changes. It must use the
 // transaction that it is given, and must not end it. An error of f rolls back and
-// is returned as it is; that of the last of all attempts is wrapped in an
+// is returned as it is; that of the last of several attempts is wrapped in an
 // [AttemptsError]. If f panics, the transaction is rolled back and the panic goes
 // on. RunTx may be called from any goroutine.
 func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
@@ -44,8 +44,9 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx)
 	}
 	pauses := policy.backoff()
 	for attempt := 1; ; attempt++ {
-		err := runOnce(ctx, db, opts, f)
-		if err == nil || ctx.Err() != nil || !rolledBack(err) && !(opts != nil && opts.ReadOnly && isLostCommit(err)) {
+		err, ending := runOnce(ctx, db, opts, f)
+		again := rolledBack(err) || ending && opts != nil && opts.ReadOnly && isLostCommit(err)
+		if err == nil || ctx.Err() != nil || !again || policy.maxAttempts == 1 {
 			return err
 		}
 		if attempt == policy.maxAttempts {
@@ -65,10 +66,11 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx)
 	}
 }
 
-func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+// runOnce says by ending whether the error is Commit's.
+func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) (err error, ending bool) {
 	tx, err := db.BeginTx(ctx, opts)
 	if err != nil {
-		return err
+		return err, false
 	}
 	finished := false
 	defer func() { // also when f panics
@@ -77,10 +79,10 @@ func runOnce(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.T
 		}
 	}()
 	if err := f(tx); err != nil {
-		return err
+		return err, false
 	}
 	finished = true
-	return tx.Commit()
+	return tx.Commit(), true
 }
 
 // rolledBack says whether err means that nothing of the transaction was done, for
@@ -102,11 +104,9 @@ func rolledBack(err error) bool {
 	return false
 }
 
-// isLostCommit: only Commit's own error says so, since f cannot end the
-// transaction.
 func isLostCommit(err error) bool {
-	unknown, ok := err.(*OutcomeUnknownError)
-	return ok && unknown.Op == "commit"
+	var unknown *OutcomeUnknownError
+	return errors.As(err, &unknown)
 }
 
 // noteTxAgain counts a repetition. Conflicts are part of a serializable
