@@ -53,8 +53,8 @@ type ticket struct {
 	xid      string // the transaction's id
 	evidence string // of the server that gave it
 
-	token string // a row of the ledger, written by the transaction
-	table string // the ledger
+	token  string // a row of the ledger, written by the transaction
+	ledger ledger // as it was found
 }
 
 // The commit check shares the caller's transaction, and must not fail it: what

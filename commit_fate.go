@@ -140,13 +140,18 @@ func (tk *ticket) ask(ctx context.Context) (committed, again bool, err error) {
 // else the fence is there first, and a COMMIT that comes late is refused.
 func (tk *ticket) askLedger(ctx context.Context, s *session) (committed, again bool, err error) {
 	answer, err := s.askWithin(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = local; "+
-		"INSERT INTO "+tk.table+" (token, fence) VALUES ('"+tk.token+"', true) ON CONFLICT DO NOTHING; "+
-		"SELECT CASE WHEN fence THEN 'fenced' ELSE 'committed' END FROM "+tk.table+" WHERE token = '"+tk.token+"'; COMMIT")
+		"INSERT INTO "+tk.ledger.table+" (token, fence) VALUES ('"+tk.token+"', true) ON CONFLICT DO NOTHING; "+
+		"SELECT CASE WHEN "+pq.QuoteLiteral(tk.ledger.table)+"::regclass::oid <> "+tk.ledger.oid+" THEN 'other' WHEN fence THEN 'fenced' ELSE 'committed' END "+
+		"FROM "+tk.ledger.table+" WHERE token = '"+tk.token+"'; COMMIT")
 	if err != nil {
 		return false, s.mayAnswerLater(err), err
 	}
-	if answer == "" {
+	switch answer {
+	case "":
 		return false, false, errForgotten
+	case "other":
+		tk.pool.forgetLedger(errOtherLedger)
+		return false, false, errOtherLedger
 	}
 	return answer == "committed", false, nil
 }

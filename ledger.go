@@ -2,6 +2,7 @@ package pgpooled
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -23,15 +24,18 @@ const (
 	ledgerAgain  = time.Minute // before a ledger that could not be used is looked for again
 	ledgerSweep  = time.Hour   // between two deletions of what others left behind
 	ledgerKeeps  = time.Hour   // how long a token is good for; rows live for a day, by the server's clock
-	ledgerLookup = `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+	ledgerLookup = `SELECT c.oid || ' ' || format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('pgpooled_ledger')`
 )
+
+var errOtherLedger = errors.New("the ledger was dropped and made again since: its rows no longer tell")
 
 var errLedgerTooOld = fmt.Errorf("the ledger can be asked for %s after the COMMIT only", ledgerKeeps)
 
 // ledger is what a pool knows of the table of tokens; guarded by pool.mu.
 type ledger struct {
 	table  string    // its quoted name, "" = it cannot be used
+	oid    string    // tells it from one that is made again under the name
 	why    error     // why not
 	looked time.Time // when it was looked for
 	swept  time.Time // when rows of others were deleted
@@ -43,6 +47,13 @@ func (p *pool) ledgerNow() ledger {
 	return p.ledger
 }
 
+// forgetLedger makes the next transaction look for the table again.
+func (p *pool) forgetLedger(why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ledger = ledger{why: why, swept: p.ledger.swept}
+}
+
 // prepareLedger finds the table, or makes it, once per pool, and deletes tokens
 // that nobody will ask for. It runs before BEGIN: inside the transaction reading
 // the table would make serializable transactions conflict with each other.
@@ -51,13 +62,15 @@ func (i *interceptor) prepareLedger() error {
 	l := s.pool.ledgerNow()
 	if l.table == "" && time.Since(l.looked) >= ledgerAgain {
 		ctx := context.Background()
-		l.table, l.why = ask(ctx, s.base, ledgerLookup)
-		if l.why == nil && l.table == "" {
+		found, err := ask(ctx, s.base, ledgerLookup)
+		l.why = err
+		if err == nil && found == "" {
 			_, l.why = s.run(LedgerSchema)
-			if table, err := ask(ctx, s.base, ledgerLookup); err == nil && table != "" {
-				l.table, l.why = table, nil // perhaps another session was faster
+			if found, err = ask(ctx, s.base, ledgerLookup); err == nil && found != "" {
+				l.why = nil // perhaps another session was faster
 			}
 		}
+		l.oid, l.table, _ = strings.Cut(found, " ")
 		if l.why != nil && i.connectionFailed(l.why) {
 			return l.why
 		}
@@ -66,7 +79,7 @@ func (i *interceptor) prepareLedger() error {
 			s.pool.noteNoCheck(l.why)
 		}
 		s.pool.mu.Lock()
-		s.pool.ledger.table, s.pool.ledger.why, s.pool.ledger.looked = l.table, l.why, time.Now()
+		s.pool.ledger.table, s.pool.ledger.oid, s.pool.ledger.why, s.pool.ledger.looked = l.table, l.oid, l.why, time.Now()
 		s.pool.mu.Unlock()
 	}
 	if len(s.tokens) < ledgerBatch || l.table == "" {
@@ -104,8 +117,8 @@ func (i *interceptor) commitByLedger(c *call, t *txn) error {
 		tk.why = l.why
 		return t.Tx.Commit()
 	}
-	tk.table, tk.token = l.table, newToken()
-	_, err := s.run(savepoint + "INSERT INTO " + tk.table + " (token) VALUES ('" + tk.token + "')" + release + "; COMMIT")
+	tk.ledger, tk.token = l, newToken()
+	_, err := s.run(savepoint + "INSERT INTO " + l.table + " (token) VALUES ('" + tk.token + "')" + release + "; COMMIT")
 	if err == nil {
 		s.tokens = append(s.tokens, tk.token)
 		return nil
@@ -119,9 +132,7 @@ func (i *interceptor) commitByLedger(c *call, t *txn) error {
 	switch undone := i.undo(err); {
 	case undone == nil:
 		if sqlState(err) == "42P01" { // it was dropped: look again
-			s.pool.mu.Lock()
-			s.pool.ledger = ledger{why: err}
-			s.pool.mu.Unlock()
+			s.pool.forgetLedger(err)
 		}
 		c.before = s.bytesSent()
 		return t.Tx.Commit()
