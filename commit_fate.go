@@ -191,9 +191,10 @@ func (tk *ticket) fence(ctx context.Context, s *session) {
 		strconv.FormatUint(xid&0xffffffff, 10)+"'::xid")
 }
 
-// askWithin is ask for a leased session, guarded by the context.
+// askWithin is ask for a leased session. When the context ends it returns at
+// once: the grace was the COMMIT's.
 func (s *session) askWithin(ctx context.Context, text string) (string, error) {
-	ctx, _, err := s.intr.start(ctx, "commit check", "")
+	ctx, _, err := s.intr.startWithin(ctx, 0, "commit check", "")
 	if err != nil {
 		s.doomed.Store(true)
 		return "", err

@@ -83,6 +83,11 @@ type txn struct {
 // and sets the guard. The context it returns is what lib/pq watches: it also
 // ends with the transaction's.
 func (i *interceptor) start(ctx context.Context, op, query string) (context.Context, call, error) {
+	return i.startWithin(ctx, i.grace, op, query)
+}
+
+// startWithin is start with a grace of its own.
+func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, query string) (context.Context, call, error) {
 	c := call{op: op, query: query, ctx: ctx}
 	if i.tx != nil {
 		c.tx, c.loose = i.tx.ctx, i.tx.loose
@@ -112,7 +117,7 @@ func (i *interceptor) start(ctx context.Context, op, query string) (context.Cont
 	if c.tx != nil && c.tx.Done() != nil && c.tx.Done() != ctx.Done() {
 		ctx = i.guard.merge(ctx, c.tx)
 	}
-	i.guard.begin(ctx, i.s, i.grace)
+	i.guard.begin(ctx, i.s, grace)
 	if first && i.cache != nil && i.cache.wanted && i.cache.direct == unproven {
 		if err := i.prove(); err != nil {
 			c.op = "prepare" // nothing of the call was sent
