@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/lib/pq"
@@ -55,6 +56,8 @@ type ticket struct {
 
 	token  string // a row of the ledger, written by the transaction
 	ledger ledger // as it was found
+
+	counted atomic.Bool // in the statistics
 }
 
 // The commit check shares the caller's transaction, and must not fail it: what

@@ -108,7 +108,7 @@ func (tk *ticket) findOut(ctx context.Context) (committed bool, err error) {
 	if err != nil && last != nil {
 		return false, last
 	}
-	if err == nil {
+	if err == nil && !tk.counted.Swap(true) {
 		tk.pool.noteFate(committed)
 	}
 	return committed, err
