@@ -213,7 +213,7 @@ func (s *session) mayAnswerLater(err error) bool {
 	switch sqlState(err) {
 	case "": // the connection's
 		return true
-	case "25006": // in recovery, or no longer to be written to
+	case "25006", "0A000": // in recovery, where READ WRITE is no feature, or no longer to be written to
 		s.doomed.Store(true)
 		return true
 	case "57P01", "57P02", "57P03", "57014", "55P03", "40001", "40P01", "53300":
