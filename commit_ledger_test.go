@@ -147,3 +147,16 @@ func TestLedgerIsFoundByItsSchema(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 }
+
+// default_transaction_read_only is not for transactions that database/sql begins,
+// nor for making the ledger.
+func TestLedgerIsMadeWhereTransactionsReadByDefault(t *testing.T) {
+	t.Parallel()
+	dbname := server.Database(t)
+	mustExec(t, open(t, "dbname", dbname), "create table truth (id int)")
+	db, proxy := through(t, server, "dbname", dbname, "commit_check", "ledger", "sslmode", "disable", "max_open_conns", "1",
+		"default_transaction_read_only", "on")
+	if err := commitWithoutAnswer(t, db, proxy, "insert into truth values (1)"); err != nil {
+		t.Error(err)
+	}
+}

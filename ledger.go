@@ -65,7 +65,12 @@ func (i *interceptor) prepareLedger() error {
 		found, err := ask(ctx, s.base, ledgerLookup)
 		l.why = err
 		if err == nil && found == "" {
-			_, l.why = s.run(LedgerSchema)
+			if _, l.why = s.run("BEGIN READ WRITE; " + LedgerSchema + "; COMMIT"); l.why != nil && !i.connectionFailed(l.why) {
+				_, err = s.run("ROLLBACK")
+			}
+			if err != nil {
+				return err
+			}
 			if found, err = ask(ctx, s.base, ledgerLookup); err == nil && found != "" {
 				l.why = nil // perhaps another session was faster
 			}
