@@ -18,8 +18,8 @@ type commitCheckKey struct{}
 // WithCommitCheck turns commit_check on for the transactions that are begun with
 // the context: in the way that the DSN names, else by the transaction's id. If
 // the answer to such a transaction's COMMIT is lost, Commit asks another session
-// what became of it, for at most pool_timeout (10 s where that is 0) and no
-// longer than the context lasts. It returns nil if the transaction was committed,
+// what became of it, for at most pool_timeout (10 s where that is 0) and for half
+// of cancel_grace after the context's end. It returns nil if it was committed,
 // a [ConnLostError] if it was not and never will be, and only if neither can be
 // found out an [OutcomeUnknownError], whose Check says why.
 func WithCommitCheck(ctx context.Context) context.Context {

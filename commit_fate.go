@@ -45,18 +45,17 @@ func (t *leaseTx) Commit() error {
 	grace := t.l.s.intr.grace
 	// The lost session would keep the slot that the question needs.
 	t.l.lose(unknown.Cause)
-	budget := p.fateBudget()
-	ctx := t.ctx
-	if ctx.Err() != nil {
-		// Half of the grace went to waiting for the answer, the other is for this.
-		ctx, budget = context.WithoutCancel(ctx), grace/2
-	}
-	ctx, cancel := context.WithTimeout(ctx, budget)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), p.fateBudget())
 	defer cancel()
+	// Half of the grace goes to waiting for the answer, the other is for this.
+	defer context.AfterFunc(t.ctx, func() { time.AfterFunc(grace/2, cancel) })()
 	committed, ferr := unknown.ticket.findOut(ctx)
 	switch {
 	case ferr != nil:
 		unknown.Check = ferr
+		if unknown.Ctx == nil {
+			unknown.Ctx = t.ctx.Err()
+		}
 		p.noteUnknown(unknown)
 		return unknown
 	case committed:
