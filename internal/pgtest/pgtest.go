@@ -36,7 +36,8 @@ type Options struct {
 	// localhost and 127.0.0.1. Plain connections are still accepted.
 	TLS bool
 
-	// Params are settings for postgresql.conf, written last, so that they win.
+	// Params are settings for postgresql.conf, written last, so that they win:
+	// with fsync on, Dir should be a folder on a disk.
 	Params map[string]string
 
 	// MaxConnections is max_connections, 200 if zero. PostgreSQL keeps
@@ -165,6 +166,7 @@ func (s *Server) configure() error {
 	conf.WriteString("\n")
 	set("max_connections", strconv.Itoa(s.opts.MaxConnections))
 	set("shared_buffers", "32MB")
+	set("fsync", "off")
 	set("full_page_writes", "off")
 	set("min_wal_size", "16MB")
 	set("max_wal_size", "256MB")

@@ -55,6 +55,8 @@ func TestServerServesOverTCPSocketAndURL(t *testing.T) {
 	mustAsk(t, ctx, s.URL("application_name", `a 'b\ c`), "SHOW application_name", `a 'b\ c`)
 	mustAsk(t, ctx, s.DSN(), "SHOW search_path", `"it's", public`)
 	mustAsk(t, ctx, s.DSN(), "SHOW fsync", "off")
+	durable := StartT(t, Options{Params: map[string]string{"fsync": "on"}})
+	mustAsk(t, ctx, durable.DSN(), "SHOW fsync", "on")
 	if host, _, err := net.SplitHostPort(s.Addr()); err != nil || host != "127.0.0.1" {
 		t.Fatalf("Addr %q", s.Addr())
 	}

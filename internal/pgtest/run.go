@@ -55,7 +55,7 @@ func (s *Server) launchLocked(ctx context.Context) error {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"),
-		"-F", "-D", s.dataDir(), "-k", s.sock, "-p", strconv.Itoa(s.port), "-c", "listen_addresses=127.0.0.1")
+		"-D", s.dataDir(), "-k", s.sock, "-p", strconv.Itoa(s.port), "-c", "listen_addresses=127.0.0.1")
 	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, s.dir, serverEnv()
 	p, err := spawn(cmd, s.owner)
 	if err != nil {
