@@ -158,6 +158,9 @@ func (tk *ticket) askLedger(ctx context.Context, s *session) (committed, again b
 func (tk *ticket) askXID(ctx context.Context, s *session) (committed, again bool, err error) {
 	answer, err := s.askWithin(ctx, "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'recovery' ELSE coalesce("+
 		"pg_catalog.pg_xact_status('"+tk.xid+"'::xid8), 'forgotten') || '|' || ("+askEvidence+") END")
+	if sqlState(err) == "22023" { // the id is of the future: this server has not given it
+		return false, false, errOtherServer
+	}
 	if err != nil {
 		return false, s.mayAnswerLater(err), err
 	}
