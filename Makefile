@@ -8,7 +8,7 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress fuzz compare failover proxies soak docs clean
+.PHONY: help demo test lint postgres compiler stress fuzz compare bench failover proxies soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ failover: postgres ## kill a primary and promote its standby under lib/pq, pgx a
 proxies: postgres compiler ## test a failover behind HAProxy and PgBouncer, which it installs if they are missing
 	@sh scripts/install.sh haproxy pgbouncer
 	PGPOOLED_TEST_LONG=1 go test $(RACE) -count=1 -timeout 10m -v -run Behind .
+bench: postgres ## measure pgpooled beside lib/pq, pgx and pgbench, a quarter of an hour; writes docs/benchmarks.md and its plots
+	mkdir -p bin
+	cd bench && PGPOOLED_TEST_BENCH_COMMAND="make bench" go run . -write ../docs/benchmarks.md -json ../bin/bench.json
 
 docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
 	go test -count=1 -timeout 5m -run TestParameters . -update

@@ -233,6 +233,10 @@ func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *Server) dataDir() string { return s.path("data") }
 
+// BinDir is the folder of the server's programs. Some packages have fewer than
+// others: initdb and postgres are always there.
+func (s *Server) BinDir() string { return s.bin }
+
 // DataDir is the server's data directory.
 func (s *Server) DataDir() string { return s.dataDir() }
 
