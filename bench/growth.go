@@ -21,13 +21,13 @@ var growers = []string{ours, pqTuned, pgxSQL}
 func curves(cfg config) []curve {
 	point := func(callers, conns int) work { return works(callers, conns)[0] }
 	all := []curve{
-		{"growth-callers", "point select with an argument, against callers", "callers on 10 connections",
+		{"growth-callers", "point select with an argument, against callers", fmt.Sprintf("callers on %d connections", cfg.conns),
 			[]int{1, 10, 30, 100, 300, 1000, 3000, 10000},
 			func(cfg config, n int) work { return point(n, cfg.conns) }},
 		{"growth-connections", "point select with an argument, 100 callers, against connections", "connections",
 			[]int{1, 2, 5, 10, 20, 50, 100},
 			func(_ config, n int) work { return point(100, n) }},
-		{"growth-statements", "point select with an argument, 50 callers on 10 connections, against distinct texts", "distinct texts",
+		{"growth-statements", fmt.Sprintf("point select with an argument, %d callers on %d connections, against distinct texts", cfg.callers, cfg.conns), "distinct texts",
 			[]int{1, 10, 100, 200, 300, 500, 1000, 3000, 10000},
 			func(cfg config, n int) work {
 				w := point(cfg.callers, cfg.conns)
@@ -35,7 +35,7 @@ func curves(cfg config) []curve {
 				w.start, w.warmup = textsOf(n), min(6*n*cfg.conns, 60_000)
 				return w
 			}},
-		{"growth-rows", "select of so many rows, 10 callers on 10 connections", "rows",
+		{"growth-rows", fmt.Sprintf("select of so many rows, %[1]d callers on %[1]d connections", cfg.conns), "rows",
 			[]int{1, 10, 100, 1000, 10000},
 			func(cfg config, n int) work {
 				return work{callers: cfg.conns, conns: cfg.conns, start: rowsOf(n)}

@@ -28,9 +28,11 @@ func main() {
 	if runProxy() {
 		return
 	}
-	cfg := config{callers: 50, conns: 10, crowd: 10_000, latency: 2 * time.Millisecond}
+	cfg := config{crowd: 10_000, latency: 2 * time.Millisecond}
 	flag.IntVar(&cfg.rounds, "rounds", 5, "how often each rival is measured at each work")
 	flag.DurationVar(&cfg.time, "time", 700*time.Millisecond, "length of one measurement")
+	flag.IntVar(&cfg.callers, "callers", 50, "callers of the works that have several")
+	flag.IntVar(&cfg.conns, "conns", 10, "connections of each pool")
 	only := flag.String("only", "", "names of works, with * for any text, separated by commas; empty = all. -list shows them")
 	among := flag.String("rivals", "", "names of rivals, separated by commas; empty = all")
 	list := flag.Bool("list", false, "print the names of works and rivals")

@@ -72,15 +72,23 @@ type line struct {
 	At    []figures `json:"at"`
 }
 
-func (r *report) rival(work, name string) *rivalResult {
-	for _, w := range r.Works {
-		if w.Name != work {
-			continue
+func (r *report) work(name string) *workResult {
+	for i := range r.Works {
+		if r.Works[i].Name == name {
+			return &r.Works[i]
 		}
-		for i := range w.Rivals {
-			if w.Rivals[i].Name == name {
-				return &w.Rivals[i]
-			}
+	}
+	return nil
+}
+
+func (r *report) rival(work, name string) *rivalResult {
+	w := r.work(work)
+	if w == nil {
+		return nil
+	}
+	for i := range w.Rivals {
+		if w.Rivals[i].Name == name {
+			return &w.Rivals[i]
 		}
 	}
 	return nil
