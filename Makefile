@@ -46,6 +46,7 @@ failover: postgres ## kill a primary and promote its standby under lib/pq, pgx a
 proxies: postgres compiler ## test a failover behind HAProxy and PgBouncer, which it installs if they are missing
 	@sh scripts/install.sh haproxy pgbouncer
 	PGPOOLED_TEST_LONG=1 go test $(RACE) -count=1 -timeout 10m -v -run Behind .
+
 bench: postgres ## measure pgpooled beside lib/pq, pgx and pgbench, a quarter of an hour; writes docs/benchmarks.md and its plots
 	mkdir -p bin
 	cd bench && PGPOOLED_TEST_BENCH_COMMAND="make bench" go run . -write ../docs/benchmarks.md -json ../bin/bench.json

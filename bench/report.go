@@ -41,6 +41,7 @@ type rivalResult struct {
 	Median figures   `json:"median"`
 	Rate   *spread   `json:"rateRatio,omitempty"` // ours ÷ this one's, round by round
 	P99    *spread   `json:"p99Ratio,omitempty"`
+	CPU    *spread   `json:"cpuRatio,omitempty"` // moves least when others use the machine
 	Rounds []figures `json:"rounds"`
 }
 
@@ -179,7 +180,7 @@ func (r *report) overview(w io.Writer) {
 
 func (res *workResult) table(w io.Writer) {
 	fmt.Fprintf(w, "### %s, %s on %s\n\n", upper(res.What), count(res.Callers, "caller"), count(res.Conns, "connection"))
-	fmt.Fprint(w, "| | calls/s | p50, µs | p99, µs | client CPU, µs/call | allocations/call | bytes/call | rate of pgpooled ÷ | its p99 ÷ |\n|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprint(w, "| | calls/s | p50, µs | p99, µs | client CPU, µs/call | allocations/call | bytes/call | rate of pgpooled ÷ | its p99 ÷ | its CPU ÷ |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, e := range res.Rivals {
 		m := e.Median
 		allocs, bytes := short(m.Allocs), fmt.Sprintf("%.0f", m.Bytes)
@@ -192,11 +193,11 @@ func (res *workResult) table(w io.Writer) {
 		if m.Errors > 0 {
 			rate += fmt.Sprintf(" (%.0f failed: %s)", m.Errors, strings.ReplaceAll(m.Error, "|", "/"))
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
-			name, rate, short(m.P50), short(m.P99), short(m.CPU), allocs, bytes, e.Rate.cell(), e.P99.cell())
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
+			name, rate, short(m.P50), short(m.P99), short(m.CPU), allocs, bytes, e.Rate.cell(), e.P99.cell(), e.CPU.cell())
 	}
 	if res.NoPgbench {
-		fmt.Fprintf(w, "| %s | not installed |  |  |  |  |  |  |  |\n", limit)
+		fmt.Fprintf(w, "| %s | not installed |  |  |  |  |  |  |  |  |\n", limit)
 	}
 	fmt.Fprintln(w)
 }

@@ -156,6 +156,7 @@ func (b *bench) do(ctx context.Context, w work) (workResult, error) {
 		r := rivalResult{Name: e.name, Median: medians(all[i]), Rounds: all[i]}
 		if own != nil && e.name != ours {
 			r.Rate = ratios(own, all[i], func(f figures) float64 { return f.Rate })
+			r.CPU = ratios(own, all[i], func(f figures) float64 { return f.CPU })
 			if e.name != limit || w.callers <= w.conns { // else its callers do not queue
 				r.P99 = ratios(own, all[i], func(f figures) float64 { return f.P99 })
 			}
