@@ -37,8 +37,11 @@ type leaseTx struct {
 // answer would have been.
 func (t *leaseTx) Commit() error {
 	err := t.Tx.Commit()
-	var unknown *OutcomeUnknownError
-	if err == nil || !errors.As(err, &unknown) || unknown.ticket == nil {
+	if err == nil {
+		return nil
+	}
+	var unknown *OutcomeUnknownError // here, because it escapes
+	if !errors.As(err, &unknown) || unknown.ticket == nil {
 		return err
 	}
 	p := t.l.pool

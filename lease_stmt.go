@@ -57,10 +57,13 @@ func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, erro
 	fresh := st.l.calls == 1
 	st.l.calls++
 	v, err := prepared()
+	if err == nil {
+		return v, nil
+	}
 	fresh = fresh && st.l.state.Load() == leaseUsed
-	var lost *ConnLostError
+	var lost *ConnLostError // here, because it escapes
 	switch {
-	case fresh && err != nil && st.l.s.refused && isPlainWrite(st.query):
+	case fresh && st.l.s.refused && isPlainWrite(st.query):
 		on := st.l.s
 		v, err = runElsewhere(ctx, st.l, err, byText)
 		st.moved = st.l.s != on || st.l.state.Load() != leaseUsed

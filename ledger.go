@@ -12,7 +12,8 @@ import (
 // first use if the role may do that; else put it into a migration, in a schema
 // that search_path finds, and grant SELECT, INSERT and DELETE on it. Rows of
 // transactions that are known to be committed are deleted again, 100 at a time;
-// what a crash leaves behind, after a day.
+// what a crash leaves behind, after a day. Nobody else may delete from it: a row
+// that is gone says that its transaction was not committed.
 const LedgerSchema = `CREATE TABLE IF NOT EXISTS pgpooled_ledger (
 	token uuid PRIMARY KEY,
 	fence boolean NOT NULL DEFAULT false,
