@@ -29,7 +29,10 @@ const (
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('pgpooled_ledger')`
 )
 
-var errOtherLedger = errors.New("the ledger was dropped and made again since: its rows no longer tell")
+var (
+	errOtherLedger  = errors.New("the ledger was dropped and made again since: its rows no longer tell")
+	errLedgerHidden = errors.New("it was made, and search_path does not find it")
+)
 
 var errLedgerTooOld = fmt.Errorf("the ledger can be asked for %s after the COMMIT only", ledgerKeeps)
 
@@ -72,8 +75,14 @@ func (i *interceptor) prepareLedger() error {
 			if err != nil {
 				return err
 			}
-			if found, err = ask(ctx, s.base, ledgerLookup); err == nil && found != "" {
+			found, err = ask(ctx, s.base, ledgerLookup)
+			switch {
+			case err == nil && found != "":
 				l.why = nil // perhaps another session was faster
+			case l.why == nil && err == nil:
+				l.why = errLedgerHidden
+			case l.why == nil:
+				l.why = err
 			}
 		}
 		l.oid, l.table, _ = strings.Cut(found, " ")
@@ -135,6 +144,14 @@ func (i *interceptor) commitByLedger(c *call, t *txn) error {
 	// Nothing is committed: the token was refused, or COMMIT itself was.
 	c.before = s.bytesSent()
 	tk.why = err
+	if state := sqlState(err); state == "40001" || state == "40P01" {
+		// The transaction itself lost against others. Without its token COMMIT
+		// would be refused too, or worse, its answer lost.
+		if _, rerr := s.run("ROLLBACK"); rerr != nil {
+			s.doomed.Store(true)
+		}
+		return err
+	}
 	switch undone := i.undo(err); {
 	case undone == nil:
 		if sqlState(err) == "42P01" { // it was dropped: look again
