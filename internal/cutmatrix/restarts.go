@@ -218,35 +218,39 @@ func Restart(ctx context.Context, s *pgtest.Server, mode string) error {
 }
 
 // killBackend kills one that works for the callers. The postmaster ends the
-// others and recovers.
+// others and recovers. A backend that was just ending by itself takes no notice
+// of it: then another one is killed.
 func killBackend(ctx context.Context, s *pgtest.Server) error {
-	var (
-		pid     sql.NullInt64
-		started time.Time
-	)
-	err := s.Admin().QueryRowContext(ctx, `select max(pid) from pg_stat_activity
-		where backend_type = 'client backend' and application_name like 'test-%'`).Scan(&pid)
-	if err != nil {
-		return err
-	}
-	if !pid.Valid {
-		return errors.New("there is no backend to kill")
-	}
-	started = time.Now()
-	if err := kill(int(pid.Int64)); err != nil {
-		return err
-	}
-	// Recovered: somebody has connected since.
+	started := time.Now()
 	for ctx.Err() == nil {
+		var pid sql.NullInt64
+		err := s.Admin().QueryRowContext(ctx, `select max(pid) from pg_stat_activity
+			where backend_type = 'client backend' and application_name like 'test-%'`).Scan(&pid)
+		switch {
+		case err == nil && !pid.Valid:
+			return errors.New("there is no backend to kill")
+		case err == nil:
+			err = kill(int(pid.Int64))
+		}
+		if err == nil && recovered(ctx, s, started) {
+			return nil
+		}
+	}
+	return errors.Join(ctx.Err(), errors.New("the server did not recover"))
+}
+
+// recovered waits a while: somebody has connected since.
+func recovered(ctx context.Context, s *pgtest.Server, started time.Time) bool {
+	for begun := time.Now(); time.Since(begun) < 2*time.Second && ctx.Err() == nil; {
 		var fresh sql.NullBool
 		err := s.Admin().QueryRowContext(ctx, `select bool_or(backend_start > to_timestamp($1)) from pg_stat_activity
 			where backend_type = 'checkpointer'`, float64(started.UnixNano())/1e9).Scan(&fresh)
 		if err == nil && fresh.Bool {
-			return nil
+			return true
 		}
 		<-time.After(2 * time.Millisecond)
 	}
-	return errors.Join(ctx.Err(), errors.New("the server did not recover"))
+	return false
 }
 
 // kill is kill -9.
