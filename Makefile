@@ -8,7 +8,7 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress fuzz compare bench failover proxies soak docs clean
+.PHONY: help demo test lint postgres compiler stress bank fuzz compare bench failover proxies soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ compiler: ## install a C compiler, which the race detector needs, if there is no
 
 stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED_TEST_STRESS=5m)
 	PGPOOLED_TEST_STRESS=$(PGPOOLED_TEST_STRESS) go test $(RACE) -count=1 -timeout 3h -v -run Stress ./...
+
+bank: postgres compiler ## money moves under 2,000 faults: made once or not at all, and the caller knows (PGPOOLED_TEST_SEED=n)
+	PGPOOLED_TEST_LONG=1 go test $(RACE) -count=1 -timeout 30m -v -run TestBank .
 
 fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 	@sh scripts/fuzz.sh
