@@ -39,11 +39,11 @@ func TestAContextThatEndsWhileTheFateOfACommitIsLookedForLeavesTheGrace(t *testi
 						lost = tx
 						break
 					}
-					before := proxy.Bytes(faultnet.ToClient)
+					before := counted(proxy, faultnet.ToClient)
 					if err := tx.Commit(); err != nil {
 						t.Fatal(err)
 					}
-					answer = proxy.Bytes(faultnet.ToClient) - before
+					answer = counted(proxy, faultnet.ToClient) - before
 				}
 				// COMMIT's own answer are the last 18 bytes of what comes.
 				proxy.Arm(faultnet.ToClient, answer-9, faultnet.CutClient)

@@ -40,7 +40,7 @@ func TestASerializationFailureOfTheTokenIsTheTransactionsOwn(t *testing.T) {
 		if err := txs[0].Commit(); err != nil {
 			t.Fatal(err)
 		}
-		before, fired := proxy.Bytes(faultnet.ToClient), proxy.Fired()
+		before, fired := counted(proxy, faultnet.ToClient), proxy.Fired()
 		if answer > 0 {
 			proxy.Arm(faultnet.ToClient, answer-3, faultnet.CutClient)
 		}
@@ -53,7 +53,7 @@ func TestASerializationFailureOfTheTokenIsTheTransactionsOwn(t *testing.T) {
 		if answer > 0 && proxy.Fired() == fired {
 			t.Error("nothing was cut")
 		}
-		answer = proxy.Bytes(faultnet.ToClient) - before
+		answer = counted(proxy, faultnet.ToClient) - before
 		mustExec(t, db, "update doctors set on_call = true")
 	}
 	if s := stats(t, db); s.InUse != 0 || s.OutcomesUnknown != 0 {

@@ -29,11 +29,11 @@ func TestATransactionsIDThatACrashTookBackSaysThatTheServerCrashed(t *testing.T)
 			t.Fatal(err)
 		}
 		if last == 0 {
-			before := proxy.Bytes(faultnet.ToServer)
+			before := counted(proxy, faultnet.ToServer)
 			if err := tx.Commit(); err != nil {
 				t.Fatal(err)
 			}
-			sent = proxy.Bytes(faultnet.ToServer) - before
+			sent = counted(proxy, faultnet.ToServer) - before
 			continue
 		}
 		var once sync.Once

@@ -42,6 +42,14 @@ func through(t *testing.T, s *pgtest.Server, kv ...string) (*sql.DB, *faultnet.P
 	return db, proxy
 }
 
+// counted is Bytes when all that was forwarded is counted: the peer may be
+// quicker than the count.
+func counted(proxy *faultnet.Proxy, dir faultnet.Direction) int {
+	proxy.Freeze()
+	defer proxy.Thaw()
+	return proxy.Bytes(dir)
+}
+
 // The statement reaches the server, its answer is lost: lib/pq reports
 // driver.ErrBadConn here and database/sql inserts a second row (lib/pq #939).
 func TestAnInsertWhoseAnswerIsLostIsInsertedOnceAndReportedUnknown(t *testing.T) {
