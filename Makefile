@@ -8,10 +8,10 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress bank fuzz compare bench failover proxies soak docs clean
+.PHONY: help demo test lint postgres compiler stress bank fuzz compare commit-cost bench failover proxies soak docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: postgres ## see the pool work on a throwaway PostgreSQL, in under a minute
 	cd cmd/pgpooled && go run . demo
@@ -39,6 +39,9 @@ fuzz: postgres compiler ## run each fuzz target for a while (FUZZTIME=30s)
 
 compare: postgres ## break connections under lib/pq, pgx and pgpooled alike; writes the table of docs/reliability.md
 	cd compare && go run ./reliability -write ../docs/reliability.md
+
+commit-cost: postgres ## what commit_check costs a small transaction; writes the table of docs/commit-check.md
+	cd compare && go run ./commitcost -write ../docs/commit-check.md
 
 soak: postgres ## mixed load and random faults for SOAK=1h; fails if a promise is broken or something grows
 	cd soak && go run . -duration $(SOAK) -json ../bin/soak.json -svg ../bin/soak.svg $(SOAKFLAGS)
