@@ -114,7 +114,7 @@ func TestConnectTimeoutIsAbsoluteAtEveryStage(t *testing.T) {
 		{stage: "the SSLRequest has no answer", tls: "require", after: 0},
 		{stage: "half of the TLS handshake", tls: "require", after: 300},
 		{stage: "half of the authentication", tls: "disable", after: 24},
-		{stage: "half of the authentication, TLS", tls: "require", after: 1500},
+		{stage: "half of the authentication, TLS", tls: "require", after: 1000},
 		{stage: "half of the parameters", tls: "disable", after: 300},
 		{stage: "WithAfterConnect", tls: "disable", after: 1 << 20, prepare: func(ctx context.Context, c *sql.Conn) error {
 			_, err := c.ExecContext(ctx, "select pg_sleep(60)")
