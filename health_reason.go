@@ -41,6 +41,7 @@ func HealthReason(err error) string {
 		dns     *net.DNSError
 		badCert *tls.CertificateVerificationError
 		ca      x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError // expired, say
 		alert   tls.AlertError
 		file    *fs.PathError // a certificate or key
 	)
@@ -61,7 +62,7 @@ func HealthReason(err error) string {
 		return "refused"
 	case errors.As(err, &dns):
 		return "dns"
-	case errors.Is(err, pq.ErrSSLNotSupported), errors.As(err, &badCert), errors.As(err, &ca), errors.As(err, &alert),
+	case errors.Is(err, pq.ErrSSLNotSupported), errors.As(err, &badCert), errors.As(err, &ca), errors.As(err, &invalid), errors.As(err, &alert),
 		anyOf(err, isTLSFailure), errors.As(err, &file):
 		return "tls"
 	case pool != nil:

@@ -2,6 +2,7 @@ package pgpooled_test
 
 import (
 	"context"
+	"crypto/x509"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -257,7 +258,7 @@ func TestEachReasonHasItsWord(t *testing.T) {
 		"dns":          {&net.DNSError{IsNotFound: true}},
 		"timeout":      {context.DeadlineExceeded, syscall.ETIMEDOUT},
 		"lost":         {io.EOF, syscall.ECONNRESET, syscall.EPIPE},
-		"tls":          {pq.ErrSSLNotSupported},
+		"tls":          {pq.ErrSSLNotSupported, x509.CertificateInvalidError{Reason: x509.Expired}},
 		"auth":         {&pq.Error{Code: "28000"}, &pq.Error{Code: "28P01"}, &pq.Error{Code: "3D000"}, &pq.Error{Code: "42501"}},
 		"starting_up":  {&pq.Error{Code: "57P03"}, &pq.Error{Code: "57P01"}},
 		"full":         {&pq.Error{Code: "53300"}},
