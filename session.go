@@ -6,9 +6,11 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/lib/pq"
@@ -134,6 +136,9 @@ func (o *opener) attemptExcept(ctx context.Context, posing map[string]bool) (*se
 		// a statement has to be one message group.
 		cfg.BinaryParameters = cfg.BinaryParameters || o.cfg.PgBouncer
 		cfg.ConnectTimeout = 0 // the wire's deadline is absolute, lib/pq's is per host
+		if err := nameProtocol(&cfg); err != nil {
+			return nil, err
+		}
 		c, err := pq.NewConnectorConfig(cfg)
 		if err != nil {
 			return nil, err
@@ -266,6 +271,10 @@ func (o *opener) connectError(ctx context.Context, s *session, err error, start 
 		e.cause, e.turnedAway = errTurnedAway, true
 	}
 	e.turnedAway = e.turnedAway || errors.Is(err, errNoDowngrade)
+	if o.cfg.PQ.SSLNegotiation == pq.SSLNegotiationDirect && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		// An older server takes TLS that nobody negotiated for garbage and hangs up.
+		e.cause = fmt.Errorf("the server hung up: %w (sslnegotiation=direct needs PostgreSQL 17 or newer; leave it out for an older one)", err)
+	}
 	e.wrongServer = anyOf(err, func(err error) bool { return wrongServer[err.Error()] })
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || (o.cfg.ConnectTimeout > 0 && e.took >= o.cfg.ConnectTimeout) {
 		e.timeout = o.cfg.ConnectTimeout

@@ -36,6 +36,16 @@ type Options struct {
 	// localhost and 127.0.0.1. Plain connections are still accepted.
 	TLS bool
 
+	// CertExpired makes the server's certificate one that ran out yesterday.
+	CertExpired bool
+
+	// Clients asks clients for a certificate of the same CA; ClientCert is one.
+	// Whether it must be there says HBA.
+	Clients bool
+
+	// HBA are lines for pg_hba.conf, before those that let everybody in.
+	HBA []string
+
 	// Params are settings for postgresql.conf, written last, so that they win:
 	// with fsync on, Dir should be a folder on a disk.
 	Params map[string]string
@@ -140,14 +150,14 @@ func (s *Server) prepare(ctx context.Context, primary *Server) error {
 		return err
 	}
 	if s.opts.TLS {
-		if err := writeCertificates(s.dir); err != nil {
+		if err := writeCertificates(s.dir, s.opts.CertExpired); err != nil {
 			return fmt.Errorf("pgtest: certificates: %w", err)
 		}
 	}
 	if err := s.configure(); err != nil {
 		return fmt.Errorf("pgtest: configuration: %w", err)
 	}
-	for _, f := range []string{s.dir, s.sock, s.path("server.key"), s.path("server.crt")} {
+	for _, f := range []string{s.dir, s.sock, s.path("server.key"), s.path("server.crt"), s.path("ca.crt")} {
 		if err := s.owner.chown(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("pgtest: %w", err)
 		}
@@ -178,6 +188,9 @@ func (s *Server) configure() error {
 		set("ssl", "on")
 		set("ssl_cert_file", s.path("server.crt"))
 		set("ssl_key_file", s.path("server.key"))
+		if s.opts.Clients {
+			set("ssl_ca_file", s.path("ca.crt"))
+		}
 	}
 	for k, v := range s.opts.Params {
 		set(k, v)
@@ -194,7 +207,7 @@ func (s *Server) configure() error {
 	if s.opts.Password != "" {
 		method = "scram-sha-256"
 	}
-	hba := "local all all trust\nhost all all 127.0.0.1/32 " + method +
+	hba := "local all all trust\n" + strings.Join(append(s.opts.HBA, ""), "\n") + "host all all 127.0.0.1/32 " + method +
 		"\nlocal replication all trust\nhost replication all 127.0.0.1/32 " + method + "\n"
 	return os.WriteFile(filepath.Join(s.dataDir(), "pg_hba.conf"), []byte(hba), 0o600)
 }
@@ -260,6 +273,10 @@ func (s *Server) CACert() string {
 	}
 	return s.path("ca.crt")
 }
+
+// ClientCert are the paths of a client's certificate (PEM) for user postgres,
+// of the server's CA, and of its key.
+func (s *Server) ClientCert() (cert, key string) { return s.path("client.crt"), s.path("client.key") }
 
 // Pid is the postmaster's process id, 0 while the server is down.
 func (s *Server) Pid() int { return int(s.pid.Load()) }
