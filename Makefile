@@ -8,7 +8,7 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test lint postgres compiler stress bank fuzz compare commit-cost bench failover proxies soak docs clean
+.PHONY: help demo test test-matrix lint postgres compiler stress bank fuzz compare commit-cost bench failover proxies soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -18,6 +18,9 @@ demo: postgres ## see the pool work on a throwaway PostgreSQL, in under a minute
 
 test: postgres compiler lint ## lint, then all tests of all modules with the race detector
 	@sh scripts/test.sh
+
+test-matrix: postgres compiler ## all tests against PostgreSQL 14 to 18, taken from npm (VERSIONS="14 18", RUN=regexp)
+	@sh scripts/matrix.sh
 
 lint: ## gofmt, go vet for Linux, macOS, FreeBSD and Windows, staticcheck
 	@sh scripts/lint.sh

@@ -4,6 +4,8 @@
 #              left running, the tests start their own)
 #   compiler   a C compiler with libc headers, for the race detector
 #   haproxy, pgbouncer   what make proxies tests behind; not left running either
+#   npm        npm and node, from which make test-matrix has its servers; not
+#              installed unless named
 # What is there is used; what is missing is installed with the system's package
 # manager, through sudo if need be. PGPOOLED_TEST_PG_BIN names a folder with
 # PostgreSQL's programs. PGPOOLED_FORCE_INSTALL=1 installs in any case.
@@ -152,6 +154,24 @@ apt_service() (
 	as_root apt-get install -q -y --no-install-recommends "$1"
 )
 
+install_npm() {
+	case $1 in
+	apt-get)
+		export DEBIAN_FRONTEND=noninteractive
+		as_root apt-get update -q
+		as_root apt-get install -q -y --no-install-recommends nodejs npm
+		;;
+	dnf | yum) as_root "$1" install -y nodejs npm ;;
+	apk) as_root apk add --no-cache nodejs npm ;;
+	pacman) as_root pacman -Sy --noconfirm --needed nodejs npm ;;
+	zypper) as_root zypper --non-interactive install nodejs npm ;;
+	brew) echo "+ brew install node" && brew install node ;;
+	pkg) as_root pkg install -y node npm ;;
+	esac
+}
+
+has_npm() { command -v npm >/dev/null 2>&1 && command -v node >/dev/null 2>&1; }
+
 # ensure WHAT CHECK INSTALL HINT
 ensure() {
 	if [ -z "${PGPOOLED_FORCE_INSTALL:-}" ] && found=$($2); then
@@ -181,6 +201,7 @@ for what in "$@"; do
 		;;
 	haproxy) ensure HAProxy find_haproxy install_haproxy "Install haproxy yourself." ;;
 	pgbouncer) ensure PgBouncer find_pgbouncer install_pgbouncer "Install pgbouncer yourself." ;;
-	*) fail "no such thing: $what (postgres, compiler, haproxy, pgbouncer)" ;;
+	npm) ensure npm has_npm install_npm "Install Node.js with npm yourself." ;;
+	*) fail "no such thing: $what (postgres, compiler, npm, haproxy, pgbouncer)" ;;
 	esac
 done

