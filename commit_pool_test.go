@@ -23,11 +23,15 @@ func TestLostCommitsOfManyCallersOnOneSession(t *testing.T) {
 		cuts := rand.Perm(800) // where each connection dies
 		db, proxy := through(t, server, "commit_check", mode, "max_open_conns", "1", "pool_timeout", "60s", "sslmode", "disable")
 		must(t, begun(t, testContext(t), db).Commit()) // the ledger is there
+		enough := func() bool { // connections have died, one of them in a COMMIT
+			s := stats(t, db)
+			return proxy.Dials() > dying && s.LostCommitted+s.LostAborted > 0
+		}
 		proxy.SetScript(func(conn int) faultnet.Script {
-			if conn > dying {
+			if enough() {
 				return nil
 			}
-			return faultnet.Script{{Dir: faultnet.ToClient, After: 400 + cuts[conn], Do: faultnet.CutBoth}}
+			return faultnet.Script{{Dir: faultnet.ToClient, After: 400 + cuts[conn%len(cuts)], Do: faultnet.CutBoth}}
 		})
 		proxy.CutAll(false)
 		var (
@@ -37,7 +41,7 @@ func TestLostCommitsOfManyCallersOnOneSession(t *testing.T) {
 		)
 		for caller := range 8 {
 			callers.Go(func() {
-				for n := 0; proxy.Dials() <= dying; n++ {
+				for n := 0; !enough(); n++ {
 					id := caller*1000 + n
 					committed, err := insertOnce(db, table, id)
 					rows := -1

@@ -138,11 +138,11 @@ func must(t *testing.T, err error) {
 }
 
 // tardy is a hidden conn whose reader is held up for a moment, as the scheduler
-// does on a busy machine: a deadline of 100 µs is over before the read begins.
+// does on a busy machine: the first look is over before it begins.
 type tardy struct{ net.Conn }
 
 func (c tardy) Read(b []byte) (int, error) {
-	<-time.After(500 * time.Microsecond)
+	<-time.After(2 * time.Millisecond)
 	return c.Conn.Read(b)
 }
 

@@ -25,13 +25,11 @@ import (
 	_ "github.com/lib/pq"
 
 	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/compare/internal/sidebyside"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
 const (
-	begin = "<!-- begin: make commit-cost -->"
-	end   = "<!-- end: make commit-cost -->"
-
 	connections = 10
 	baseline    = "off"
 )
@@ -113,7 +111,7 @@ func run(ctx context.Context, write string, rounds int, length time.Duration, di
 	if write == "" {
 		return nil
 	}
-	return replace(write, text)
+	return sidebyside.Write(write, "make commit-cost", text)
 }
 
 // measure runs all ways in turn, in another order each round.
@@ -212,18 +210,4 @@ func table(scenes []scene, trips map[string]float64, version string, rounds int,
 func quantile(v []float64, q float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	return v[int(q*float64(len(v)-1)+0.5)]
-}
-
-// replace puts text between the markers of a file.
-func replace(file, text string) error {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(b), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no markers %s and %s", file, begin, end)
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n"+text+end+after), 0o644)
 }
