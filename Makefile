@@ -8,7 +8,7 @@ SOAKFLAGS ?=
 RACE ?= -race
 export FUZZTIME RACE
 
-.PHONY: help demo test test-matrix lint postgres compiler stress bank fuzz compare commit-cost bench failover proxies soak docs clean
+.PHONY: help demo test test-matrix lint postgres pgbouncer compiler stress bank fuzz compare commit-cost bench failover proxies soak docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## */|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -16,7 +16,7 @@ help: ## list the targets
 demo: postgres ## see the pool work on a throwaway PostgreSQL, in under a minute
 	cd cmd/pgpooled && go run . demo
 
-test: postgres compiler lint ## lint, then all tests of all modules with the race detector
+test: postgres pgbouncer compiler lint ## lint, then all tests of all modules with the race detector
 	@sh scripts/test.sh
 
 test-matrix: postgres compiler ## all tests against PostgreSQL 14 to 18, taken from npm (VERSIONS="14 18", RUN=regexp)
@@ -28,10 +28,13 @@ lint: ## gofmt, go vet for Linux, macOS, FreeBSD and Windows, staticcheck
 postgres: ## install a PostgreSQL server with the system's package manager, if there is none
 	@sh scripts/install.sh postgres
 
+pgbouncer: ## install PgBouncer with the system's package manager, if there is none
+	@sh scripts/install.sh pgbouncer
+
 compiler: ## install a C compiler, which the race detector needs, if there is none
 	@sh scripts/install.sh compiler
 
-stress: postgres compiler ## long seeded stress with the race detector (PGPOOLED_TEST_STRESS=5m)
+stress: postgres pgbouncer compiler ## long seeded stress with the race detector (PGPOOLED_TEST_STRESS=5m)
 	PGPOOLED_TEST_STRESS=$(PGPOOLED_TEST_STRESS) go test $(RACE) -count=1 -timeout 3h -v -run Stress ./...
 
 bank: postgres compiler ## money moves under 2,000 faults: made once or not at all, and the caller knows (PGPOOLED_TEST_SEED=n)
