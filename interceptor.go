@@ -123,6 +123,10 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 			c.op = "prepare" // nothing of the call was sent
 			return ctx, c, i.end(c, err)
 		}
+		if err := c.ended(); err != nil {
+			i.guard.end()
+			return ctx, c, err
+		}
 		if w := i.s.wire; w != nil {
 			c.before = w.sent.Load()
 		}
@@ -329,6 +333,7 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 	i.guard.begin(t.ctx, i.s, grace)
 	err := finish(t.Tx)
 	i.tx = nil
+	i.settle()
 	if err != nil && i.refusedHere(c, err) {
 		i.guard.end()
 		i.s.doomed.Store(true)

@@ -43,6 +43,9 @@ func (i *interceptor) watchAgain() {
 	if i.raw {
 		i.raw = false
 		i.s.watchNotices()
+		if i.cache != nil {
+			i.planChanged(changesTables) // whatever was run there
+		}
 	}
 }
 

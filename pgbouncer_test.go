@@ -3,6 +3,7 @@ package pgpooled_test
 import (
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -12,18 +13,11 @@ import (
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
-// pooler is a PgBouncer before a server of its own, whose prepared statements
-// are then all from here.
-func pooler(t *testing.T, mode string, size int) *pgtest.Bouncer {
+// client is a pool of one session through a PgBouncer, and what it logs.
+func client(t *testing.T, b *pgtest.Bouncer, kv ...string) (*sql.DB, *journal) {
 	t.Helper()
-	s := pgtest.StartT(t, pgtest.Options{TLS: true})
-	return pgtest.BouncerT(t, s, pgtest.BouncerOptions{Mode: mode, Size: size})
-}
-
-// client is a pool of one session through a PgBouncer.
-func client(t *testing.T, b *pgtest.Bouncer, kv ...string) *sql.DB {
-	t.Helper()
-	db, err := pgpooled.Open(b.DSN(append([]string{"max_open_conns", "1"}, kv...)...), quiet)
+	log := &journal{min: slog.LevelInfo}
+	db, err := pgpooled.Open(b.DSN(append([]string{"max_open_conns", "1"}, kv...)...), log.option())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +26,7 @@ func client(t *testing.T, b *pgtest.Bouncer, kv ...string) *sql.DB {
 			t.Errorf("close: %v", err)
 		}
 	})
-	return db
+	return db, log
 }
 
 // takingTurns has two clients ask in turns, each with texts of its own and with
@@ -61,36 +55,36 @@ func takingTurns(t *testing.T, a, b *sql.DB) (wrong, failed int) {
 
 // Behind a pooler in transaction mode statement 1 may be somebody else's: a
 // SELECT that deleted a row was seen. The cache must find out, with and without
-// TLS; with the cache forced on it shows what happens if it does not.
+// TLS. Where it is forced on, a name that is taken switches it off.
 func TestTwoClientsOfAPoolerNeverRunEachOthersStatement(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"transaction", "session"} {
 		for _, tls := range []string{"disable", "require"} {
-			for _, how := range [][]string{{}, {"pgbouncer", "true"}, {"statement_cache_capacity", "10"}} {
-				t.Run(fmt.Sprint(mode, tls, how), func(t *testing.T) {
+			for _, how := range []string{"", "pgbouncer=true", "statement_cache_capacity=10"} {
+				t.Run(mode+" "+tls+" "+how, func(t *testing.T) {
 					t.Parallel()
 					size := 1
 					if mode == "session" {
 						size = 2
 					}
-					b := pooler(t, mode, size)
-					kv := append([]string{"sslmode", tls}, how...)
-					one, two := client(t, b, kv...), client(t, b, kv...)
-					wrong, failed := takingTurns(t, one, two)
-					kept := named(t, one)
-					if forced := len(how) > 0 && how[0] == "statement_cache_capacity"; forced && mode == "transaction" {
-						if wrong+failed == 0 {
-							t.Error("with the cache forced on nothing went wrong: this test would not see it")
-						}
-						return
-					} else if forced {
-						if wrong+failed > 0 || kept == 0 {
-							t.Errorf("a session of its own: %d wrong, %d failed, %d statements", wrong, failed, kept)
-						}
-						return
+					b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: mode, Size: size})
+					kv := []string{"sslmode", tls}
+					if key, v, ok := strings.Cut(how, "="); ok {
+						kv = append(kv, key, v)
 					}
-					if wrong+failed > 0 || kept > 0 {
-						t.Errorf("%d answers of somebody else, %d errors; %d statements on the server", wrong, failed, kept)
+					one, _ := client(t, b, kv...)
+					two, log := client(t, b, kv...)
+					if wrong, failed := takingTurns(t, one, two); wrong+failed > 0 {
+						t.Errorf("%d answers of somebody else, %d errors", wrong, failed)
+					}
+					kept, off := named(t, one), log.count("statement cache is off")
+					switch forced := strings.HasPrefix(how, "statement_cache"); {
+					case forced && mode == "transaction":
+						if off != 1 {
+							t.Errorf("%d warnings", off)
+						}
+					case forced != (kept > 0) || off > 0:
+						t.Errorf("%d statements on the server, %d warnings", kept, off)
 					}
 				})
 			}
@@ -103,11 +97,11 @@ func TestTwoClientsOfAPoolerNeverRunEachOthersStatement(t *testing.T) {
 // db.Prepare names no statement.
 func TestPgBouncerTrueKeepsConcurrentCallsApart(t *testing.T) {
 	t.Parallel()
-	b := pooler(t, "transaction", 2)
+	b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: "transaction", Size: 2})
 	for _, tls := range []string{"disable", "require"} {
 		var wg sync.WaitGroup
 		for n := range 3 {
-			db := client(t, b, "sslmode", tls, "pgbouncer", "true")
+			db, _ := client(t, b, "sslmode", tls, "pgbouncer", "true")
 			st, err := db.Prepare(fmt.Sprintf("select %d, $1::int", n))
 			if err != nil {
 				t.Fatal(err)
@@ -129,7 +123,8 @@ func TestPgBouncerTrueKeepsConcurrentCallsApart(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := named(t, client(t, b, "sslmode", tls)); n != 0 {
+		db, _ := client(t, b, "sslmode", tls)
+		if n := named(t, db); n != 0 {
 			t.Errorf("%d statements on the server", n)
 		}
 	}

@@ -69,42 +69,6 @@ func onlyReads(query string) bool {
 	}
 }
 
-// cacheable says whether a text can be prepared and gains from it: it begins
-// like what reads or writes rows.
-func cacheable(query string) bool {
-	lx := lexer{src: query}
-	return rowWords[lx.next().text]
-}
-
-// changesPlans says whether a text may change what other texts of its session
-// mean, or take prepared statements away.
-func changesPlans(query string) bool {
-	lx := lexer{src: query}
-	several := strings.IndexByte(query, ';') >= 0
-	first, set := true, false
-	for {
-		switch t := lx.next(); t.kind {
-		case tokenEnd:
-			return false
-		case tokenDoubt:
-			return true
-		case tokenSemicolon:
-			first, set = true, false
-			continue
-		case tokenWord:
-			switch {
-			case first && planWords[t.text], set && (t.text == "search_path" || t.text == "schema"):
-				return true
-			case first && t.text == "set":
-				set = true
-			case first && !several:
-				return false
-			}
-		}
-		first = false
-	}
-}
-
 // mayCall says whether a name may stand before an opening parenthesis.
 func mayCall(name token, schema string) bool {
 	if name.kind == tokenQuoted {
@@ -144,9 +108,6 @@ func wordSet(words string) map[string]bool {
 
 var (
 	readers = wordSet("select values table show with")
-
-	rowWords  = wordSet("select insert update delete merge values table with")
-	planWords = wordSet("alter create drop discard deallocate reset")
 
 	// modifies are the words with which a statement that begins like a reading one
 	// can write. FOR UPDATE and FOR SHARE lock rows, which READ ONLY refuses;

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"strings"
 
 	"github.com/lib/pq"
 )
@@ -24,6 +25,7 @@ type stmtCache struct {
 	spent          []*cachedStmt // out of date, not closed yet
 	seen           map[uint64]struct{}
 	epoch          uint64 // grows with everything in the session that may change plans
+	unsettled      change // what the end of a transaction may take back
 }
 
 // cachedStmt is one prepared statement; lib/pq has given it a name.
@@ -31,7 +33,8 @@ type cachedStmt struct {
 	text         string
 	st           cachedDriverStmt
 	epoch        uint64
-	pins         int // db.Prepare has it, so often
+	pins         int  // db.Prepare has it, so often
+	changes      bool // running it may change plans
 	newer, older *cachedStmt
 }
 
@@ -79,9 +82,12 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 	if k == nil || k.direct == notDirect || i.s.pool == nil || i.s.pool.noStatements.Load() {
 		return nil, nil
 	}
-	epoch := k.epoch + i.s.pool.planEpoch.Load()
+	epoch := i.planEpoch()
 	e := k.byText[query]
-	if e != nil && e.epoch != epoch && e.pins == 0 {
+	if e != nil && e.epoch != epoch {
+		if e.pins > 0 {
+			return nil, nil // whoever has prepared it keeps it as it is
+		}
 		k.drop(e, true)
 		e = nil
 	}
@@ -100,16 +106,30 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 	}
 	op := c.op
 	c.op = "prepare"
-	if room, err := i.makeRoom(); err != nil || !room {
-		c.op = op
-		return nil, err
-	}
-	st, err := i.s.base.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+	room, err := i.makeRoom()
 	if err != nil {
 		return nil, err
 	}
+	if !room {
+		c.op = op
+		return nil, nil
+	}
+	st, err := i.s.base.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+	if sqlState(err) == "42P05" {
+		// The name is taken, and not by this session: there is a pooler.
+		i.s.pool.stopStatements(err)
+		if i.tx == nil {
+			c.op, err = op, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st == nil {
+		return nil, nil
+	}
 	c.op = op
-	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch}
+	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing}
 	k.byText[query] = e
 	k.touch(e)
 	if i.s.wire != nil {
@@ -163,6 +183,9 @@ func (k *stmtCache) unlink(e *cachedStmt) {
 
 // drop takes e out. exists: the server still has it.
 func (k *stmtCache) drop(e *cachedStmt, exists bool) {
+	if k.byText[e.text] != e {
+		return
+	}
 	delete(k.byText, e.text)
 	delete(k.seen, maphash.String(hashSeed, e.text))
 	k.unlink(e)
@@ -199,29 +222,41 @@ func (i *interceptor) makeRoom() (room bool, err error) {
 // database, and that the text itself may run, once, the plain way: the server
 // has refused before it did anything.
 func (i *interceptor) outdated(e *cachedStmt, err error) bool {
+	if e.changes {
+		i.planChanged(changesSession)
+	}
 	if err == nil {
 		return false
 	}
 	var answer *pq.Error // here, because it escapes
-	if !errors.As(err, &answer) || answer.Where != "" || answer.InternalQuery != "" {
+	if !errors.As(err, &answer) || answer.InternalQuery != "" {
 		return false
 	}
 	switch {
+	case answer.Code.Class() == "22" && strings.HasPrefix(answer.Where, argumentOf):
+		// The column may have got another type since; a wrong argument fails again.
+		i.cache.drop(e, true)
+	case answer.Where != "":
+		return false
 	case answer.Code == "26000" && answer.Routine == "FetchPreparedStatement":
-		// Nobody here has deallocated it: there is a pooler.
+		if e.epoch == i.planEpoch() {
+			// Nobody here has deallocated it: there is a pooler.
+			i.s.pool.stopStatements(answer)
+		}
 		i.cache.drop(e, false)
-		i.s.pool.stopStatements(answer)
 	case answer.Code == "0A000" && answer.Routine == "RevalidateCachedQuery",
 		answer.Code.Class() == "42" && answer.Position != "": // read again, since a table has changed
-		if i.cache.byText[e.text] == e {
-			i.cache.drop(e, true)
-		}
+		i.cache.drop(e, true)
 		i.s.pool.planEpoch.Add(1)
 	default:
 		return false
 	}
 	return i.tx == nil // else the transaction has failed
 }
+
+// argumentOf begins the context of an argument that the server cannot take, by
+// its type of when the statement was prepared. Nothing has run yet.
+const argumentOf = "unnamed portal parameter $"
 
 // ExecContext runs the statement, or its text if the statement is out of date.
 func (e *cachedStmt) ExecContext(ctx context.Context, i *interceptor, args []driver.NamedValue) (driver.Result, error) {
@@ -246,21 +281,52 @@ func (e *cachedStmt) QueryContext(ctx context.Context, i *interceptor, args []dr
 }
 
 // stopStatements turns the caches of the pool off.
-func (p *pool) stopStatements(answer *pq.Error) {
+func (p *pool) stopStatements(answer error) {
 	if p.noStatements.Swap(true) {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.logLocked(slog.LevelWarn, "pgpooled: a prepared statement was gone: the statement cache is off from now on; "+
+	p.logLocked(slog.LevelWarn, "pgpooled: a prepared statement was gone, or not ours: the statement cache is off from now on; "+
 		"behind a pooler in transaction mode set pgbouncer=true", slog.String("error", answer.Error()))
 }
 
+// planEpoch is the age of a statement that fits now.
+func (i *interceptor) planEpoch() uint64 { return i.cache.epoch + i.s.pool.planEpoch.Load() }
+
 // noteChange makes the cache forget what a statement of the session may have
-// changed the meaning of.
+// changed the meaning of, or taken back a change of.
 func (i *interceptor) noteChange(query string) {
-	if k := i.cache; k != nil && (len(k.byText) > 0 || i.tx != nil) && changesPlans(query) {
-		k.epoch++
+	k := i.cache
+	if k == nil {
+		return
+	}
+	if by := changeBy(query); by != changesNothing {
+		i.planChanged(by)
+	} else if k.unsettled != changesNothing && endWords[firstWord(query)] {
+		i.planChanged(k.unsettled) // also back to a savepoint
+		if mayEndTx(query) {
+			k.unsettled = changesNothing
+		}
+	}
+}
+
+// planChanged makes the cache forget. The end of the transaction may take the
+// change back, or show it to others.
+func (i *interceptor) planChanged(by change) {
+	k := i.cache
+	k.epoch++
+	k.unsettled = max(k.unsettled, by)
+	if by == changesTables && i.s.pool != nil {
+		i.s.pool.planEpoch.Add(1)
+	}
+}
+
+// settle is for the end of a transaction.
+func (i *interceptor) settle() {
+	if k := i.cache; k != nil && k.unsettled != changesNothing {
+		i.planChanged(k.unsettled)
+		k.unsettled = changesNothing
 	}
 }
 

@@ -144,6 +144,7 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 		i.copied()
 	}
 	res, err := st.ExecContext(ctx, args)
+	i.noteChange(query)
 	if err = i.end(c, err); last {
 		err = i.closeWaiting(err)
 	}
@@ -157,6 +158,7 @@ func (i *interceptor) StmtQueryContext(ctx context.Context, st driver.StmtQueryC
 		return ctx, nil, err
 	}
 	rows, err := st.QueryContext(own, args)
+	i.noteChange(query)
 	return ctx, rows, i.opened(c, rows, err)
 }
 
