@@ -50,6 +50,11 @@ var long = os.Getenv("PGPOOLED_TEST_LONG") != ""
 // out of all of them.
 func cutMatrix(t *testing.T, kind cutmatrix.Kind) {
 	t.Helper()
+	cutMatrixOf(t, pooled, kind)
+}
+
+func cutMatrixOf(t *testing.T, driver cutmatrix.Driver, kind cutmatrix.Kind) {
+	t.Helper()
 	n := 0
 	for _, tls := range []bool{false, true} {
 		for _, action := range []faultnet.Action{faultnet.CutClient, faultnet.ResetClient} {
@@ -58,7 +63,7 @@ func cutMatrix(t *testing.T, kind cutmatrix.Kind) {
 				cell.First, n = n%cell.Step, n+1
 				t.Run(cell.String(), func(t *testing.T) {
 					t.Parallel()
-					r, err := cutmatrix.Run(testContext(t), server, pooled, cell)
+					r, err := cutmatrix.Run(testContext(t), server, driver, cell)
 					if err != nil {
 						t.Fatal(err)
 					}
