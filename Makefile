@@ -19,7 +19,7 @@ demo: postgres ## see the pool work on a throwaway PostgreSQL, in under a minute
 test: postgres pgbouncer compiler lint ## lint, then all tests of all modules with the race detector
 	@sh scripts/test.sh
 
-test-matrix: postgres compiler ## all tests against PostgreSQL 14 to 18, taken from npm (VERSIONS="14 18", RUN=regexp)
+test-matrix: postgres pgbouncer compiler ## all tests against PostgreSQL 14 to 18, taken from npm (VERSIONS="14 18", RUN=regexp)
 	@sh scripts/matrix.sh
 
 lint: ## gofmt, go vet for Linux, macOS, FreeBSD and Windows, staticcheck
