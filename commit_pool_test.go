@@ -23,7 +23,7 @@ func TestLostCommitsOfManyCallersOnOneSession(t *testing.T) {
 		cuts := rand.Perm(800) // where each connection dies
 		db, proxy := through(t, server, "commit_check", mode, "max_open_conns", "1", "pool_timeout", "60s", "sslmode", "disable")
 		must(t, begun(t, testContext(t), db).Commit()) // the ledger is there
-		enough := func() bool { // connections have died, one of them in a COMMIT
+		enough := func() bool {                        // connections have died, one of them in a COMMIT
 			s := stats(t, db)
 			return proxy.Dials() > dying && s.LostCommitted+s.LostAborted > 0
 		}

@@ -3,6 +3,7 @@ package pgpooled
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -66,8 +67,22 @@ func (i *interceptor) prove() error {
 	case err != nil:
 	case plain && answer == strconv.Itoa(int(pid)), !plain && samePeers(answer, w.LocalAddr(), w.RemoteAddr()):
 		k.direct = isDirect
+	case plain && i.s.pool != nil:
+		i.s.pool.notePooler()
 	}
 	return nil
+}
+
+// notePooler says once that somebody stands before the server. If it pools
+// transactions, lib/pq's two messages for a call with arguments can meet two
+// server processes, and another client's statement.
+func (p *pool) notePooler() {
+	p.pooler.Do(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.logLocked(slog.LevelWarn, "pgpooled: the server process at the other end is not the one that answers: there is a pooler; "+
+			"if it pools transactions, set pgbouncer=true, or clients get each other's answers")
+	})
 }
 
 // samePeers compares the ends of the server's connection with those of ours. A

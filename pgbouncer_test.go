@@ -77,6 +77,14 @@ func TestTwoClientsOfAPoolerNeverRunEachOthersStatement(t *testing.T) {
 					if wrong, failed := takingTurns(t, one, two); wrong+failed > 0 {
 						t.Errorf("%d answers of somebody else, %d errors", wrong, failed)
 					}
+					// Without TLS it can be told for certain, and is said once.
+					warned := 0
+					if how == "" && tls == "disable" {
+						warned = 1
+					}
+					if n := log.count("there is a pooler"); n != warned {
+						t.Errorf("%d warnings of a pooler, want %d", n, warned)
+					}
 					kept, off := named(t, one), log.count("statement cache is off")
 					switch forced := strings.HasPrefix(how, "statement_cache"); {
 					case forced && mode == "transaction":

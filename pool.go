@@ -36,6 +36,7 @@ type pool struct {
 
 	commitCheck CommitCheck // of transactions whose context does not say
 
+	pooler       sync.Once     // the warning about one
 	noStatements atomic.Bool   // the statement caches are off
 	planEpoch    atomic.Uint64 // grows when cached statements turn out to be out of date
 

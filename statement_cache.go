@@ -79,7 +79,7 @@ const defaultStmtCache = 256
 // of preparing; c then says that nothing but that was sent.
 func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, explicit bool) (*cachedStmt, error) {
 	k := i.cache
-	if k == nil || k.direct == notDirect || i.s.pool == nil || i.s.pool.noStatements.Load() {
+	if k == nil || k.direct == notDirect || i.s.replayOf != nil || i.s.pool == nil || i.s.pool.noStatements.Load() {
 		return nil, nil
 	}
 	epoch := i.planEpoch()

@@ -15,7 +15,8 @@ const runTxAttempts = 50
 
 // RunTx runs f in a transaction and commits it. If the transaction was rolled
 // back for a reason that can pass (a serialization failure, 40001; a deadlock,
-// 40P01; a connection that was lost), it runs f again in a new one, as often as
+// 40P01; a table that changed under a kept statement, 0A000 of the server's
+// RevalidateCachedQuery; a connection that was lost), it runs f again in a new one, as often as
 // retry_max_attempts says (50 times where that is 0), with growing pauses
 // (retry_base_delay, retry_max_delay, full jitter), until ctx ends.
 //
@@ -99,7 +100,8 @@ func rolledBack(err error) bool {
 	case errors.As(err, &lost):
 		return lost.Ctx == nil
 	case errors.As(err, &answer):
-		return answer.Code == "40001" || answer.Code == "40P01"
+		// The last: a table was changed under a prepared statement, by somebody else.
+		return answer.Code == "40001" || answer.Code == "40P01" || answer.Code == "0A000" && answer.Routine == "RevalidateCachedQuery"
 	}
 	return false
 }
