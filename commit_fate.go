@@ -143,7 +143,8 @@ func (tk *ticket) ask(ctx context.Context) (committed, again bool, err error) {
 func (tk *ticket) askLedger(ctx context.Context, s *session) (committed, again bool, err error) {
 	answer, err := s.askWithin(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = local; "+
 		"INSERT INTO "+tk.ledger.table+" (token, fence) VALUES ('"+tk.token+"', true) ON CONFLICT DO NOTHING; "+
-		"SELECT CASE WHEN "+pq.QuoteLiteral(tk.ledger.table)+"::regclass::oid <> "+tk.ledger.oid+" THEN 'other' WHEN fence THEN 'fenced' ELSE 'committed' END "+
+		"SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = "+pq.QuoteLiteral(tk.ledger.table)+"::regclass AND c.oid = "+tk.ledger.oid+
+		" AND "+ledgerFits+") THEN 'other' WHEN fence THEN 'fenced' ELSE 'committed' END "+
 		"FROM "+tk.ledger.table+" WHERE token = '"+tk.token+"'; COMMIT")
 	if err != nil {
 		return false, s.mayAnswerLater(err), err

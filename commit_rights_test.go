@@ -41,9 +41,10 @@ func TestCommitCheckThatIsNotAllowedFailsNoTransaction(t *testing.T) {
 		"the ledger cannot be made":       {"ledger", "revoke create on schema public from public", "LedgerSchema", nil},
 		"no schema to make it in":         {"ledger", "select 1", "LedgerSchema", []string{"search_path", "nowhere"}},
 		"no INSERT on the ledger":         {"ledger", pgpooled.LedgerSchema + "; grant select on pgpooled_ledger to ROLE", "permission denied", nil},
-		"another table of that name":      {"ledger", "create table pgpooled_ledger (id int); grant all on pgpooled_ledger to ROLE", "column", nil},
-		"one whose token is a number":     {"ledger", "create table pgpooled_ledger (token int); grant all on pgpooled_ledger to ROLE", "22P02", nil},
-		"a view of that name":             {"ledger", "create view pgpooled_ledger as select gen_random_uuid() as token, false as fence; grant all on pgpooled_ledger to ROLE", "view", nil},
+		"another table of that name":      {"ledger", "create table pgpooled_ledger (id int); grant all on pgpooled_ledger to ROLE", "of no use", nil},
+		"one without a fence":             {"ledger", "create table pgpooled_ledger (token uuid primary key); grant all on pgpooled_ledger to ROLE", "column", nil},
+		"one whose token is a number":     {"ledger", "create table pgpooled_ledger (token int primary key, fence boolean); grant all on pgpooled_ledger to ROLE", "22P02", nil},
+		"a view of that name":             {"ledger", "create view pgpooled_ledger as select gen_random_uuid() as token, false as fence; grant all on pgpooled_ledger to ROLE", "of no use", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,8 +12,10 @@ import (
 // first use if the role may do that; else put it into a migration, in a schema
 // that search_path finds, and grant SELECT, INSERT and DELETE on it. Rows of
 // transactions that are known to be committed are deleted again, 100 at a time;
-// what a crash leaves behind, after a day. Nobody else may delete from it: a row
-// that is gone says that its transaction was not committed.
+// what a crash leaves behind, after a day. Nobody else may
+// delete from it: a row that is gone says that its transaction was not committed.
+// It has to stay an ordinary table with this primary key: one that is unlogged,
+// temporary or partitioned is not used.
 const LedgerSchema = `CREATE TABLE IF NOT EXISTS pgpooled_ledger (
 	token uuid PRIMARY KEY,
 	fence boolean NOT NULL DEFAULT false,
@@ -25,13 +27,21 @@ const (
 	ledgerAgain  = time.Minute // before a ledger that could not be used is looked for again
 	ledgerSweep  = time.Hour   // between two deletions of what others left behind
 	ledgerKeeps  = time.Hour   // how long a token is good for; rows live for a day, by the server's clock
-	ledgerLookup = `SELECT c.oid || ' ' || format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
-		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('pgpooled_ledger')`
+	ledgerLookup = `SELECT CASE WHEN ` + ledgerFits + ` THEN c.oid || ' ' || format('%I.%I', n.nspname, c.relname) ELSE 'unfit' END
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('pgpooled_ledger')`
 )
 
+// ledgerFits is what makes the table c a witness: a crash does not empty it, all
+// sessions see the same one, and a token that is there keeps the same one out.
+const ledgerFits = `(c.relkind = 'r' AND c.relpersistence = 'p' AND EXISTS (SELECT FROM pg_catalog.pg_index x
+	JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0] AND a.attname = 'token'
+	WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indnkeyatts = 1 AND x.indpred IS NULL))`
+
 var (
-	errOtherLedger  = errors.New("the ledger was dropped and made again since: its rows no longer tell")
+	errOtherLedger  = errors.New("the ledger was changed, or dropped and made again since: its rows do not tell")
 	errLedgerHidden = errors.New("it was made, and search_path does not find it")
+	errLedgerUnfit  = errors.New("the table pgpooled_ledger is of no use, see LedgerSchema: it has to be an ordinary table, " +
+		"neither partitioned nor unlogged nor temporary, with a primary key of token alone")
 )
 
 var errLedgerTooOld = fmt.Errorf("the ledger can be asked for %s after the COMMIT only", ledgerKeeps)
@@ -85,12 +95,16 @@ func (i *interceptor) prepareLedger() error {
 				l.why = err
 			}
 		}
-		l.oid, l.table, _ = strings.Cut(found, " ")
+		if l.oid, l.table, _ = strings.Cut(found, " "); l.oid == "unfit" {
+			l.why = errLedgerUnfit
+		}
 		if l.why != nil && i.connectionFailed(l.why) {
 			return l.why
 		}
 		if l.table == "" {
-			l.why = fmt.Errorf("the table pgpooled_ledger cannot be made, see LedgerSchema: %w", l.why)
+			if l.why != errLedgerUnfit {
+				l.why = fmt.Errorf("the table pgpooled_ledger cannot be made, see LedgerSchema: %w", l.why)
+			}
 			s.pool.noteNoCheck(l.why)
 		}
 		s.pool.mu.Lock()
@@ -133,7 +147,7 @@ func (i *interceptor) commitByLedger(c *call, t *txn) error {
 		return t.Tx.Commit()
 	}
 	tk.ledger, tk.token = l, newToken()
-	_, err := s.run(savepoint + "INSERT INTO " + l.table + " (token) VALUES ('" + tk.token + "')" + release + "; COMMIT")
+	_, err := s.run(savepoint + "INSERT INTO " + l.table + " (token, fence) VALUES ('" + tk.token + "', false)" + release + "; COMMIT")
 	if err == nil {
 		s.tokens = append(s.tokens, tk.token)
 		return nil
