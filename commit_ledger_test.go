@@ -160,3 +160,23 @@ func TestLedgerIsMadeWhereTransactionsReadByDefault(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Programs that end before one of their sessions has a hundred tokens to delete
+// clean up all the same.
+func TestTheLedgerOfShortLivedProgramsIsSwept(t *testing.T) {
+	t.Parallel()
+	dbname := server.Database(t)
+	su := open(t, "dbname", dbname)
+	mustExec(t, su, pgpooled.LedgerSchema+`; insert into pgpooled_ledger (token, written)
+		values ('00000000-0000-0000-0000-000000000001', clock_timestamp() - interval '2 days')`)
+	for programs := 0; queryInt(t, su, "select count(*) from pgpooled_ledger where written < clock_timestamp() - interval '1 day'") > 0; programs++ {
+		if programs == 200 { // chance lets one in 10^17 come here
+			t.Fatal("4,000 transactions have not swept")
+		}
+		db := openWith(t, server.DSN("dbname", dbname, "application_name", app(), "commit_check", "ledger"))
+		for range 20 {
+			must(t, begun(t, testContext(t), db).Commit())
+		}
+		must(t, db.Close())
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 )
@@ -12,7 +13,7 @@ import (
 // first use if the role may do that; else put it into a migration, in a schema
 // that search_path finds, and grant SELECT, INSERT and DELETE on it. Rows of
 // transactions that are known to be committed are deleted again, 100 at a time;
-// what a crash leaves behind, after a day. Nobody else may
+// what short-lived and crashed programs leave behind, after a day. Nobody else may
 // delete from it: a row that is gone says that its transaction was not committed.
 // It has to stay an ordinary table with this primary key: one that is unlogged,
 // temporary or partitioned is not used.
@@ -111,7 +112,10 @@ func (i *interceptor) prepareLedger() error {
 		s.pool.ledger.table, s.pool.ledger.oid, s.pool.ledger.why, s.pool.ledger.looked = l.table, l.oid, l.why, time.Now()
 		s.pool.mu.Unlock()
 	}
-	if len(s.tokens) < ledgerBatch || l.table == "" {
+	// Programs that end before a session has that many would never sweep: one
+	// transaction in that many does it for them.
+	sweep := time.Since(l.swept) >= ledgerSweep && rand.IntN(ledgerBatch) == 0
+	if l.table == "" || len(s.tokens) < ledgerBatch && !sweep {
 		return nil
 	}
 	return i.prune(l)
@@ -121,7 +125,7 @@ func (i *interceptor) prepareLedger() error {
 // now and then what crashed programs left behind.
 func (i *interceptor) prune(l ledger) error {
 	s := i.s
-	where := "token IN ('" + strings.Join(s.tokens, "', '") + "')"
+	where := "token = ANY ('{" + strings.Join(s.tokens, ",") + "}')"
 	s.tokens = s.tokens[:0]
 	if time.Since(l.swept) >= ledgerSweep {
 		where += " OR written < clock_timestamp() - interval '1 day'"
