@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +69,13 @@ const (
 	undo      = "ROLLBACK TO SAVEPOINT pgpooled_commit_check"
 )
 
-const askXID = savepoint + "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text" + release
+const (
+	currentXID = "pg_catalog.pg_current_xact_id_if_assigned()::text"
+	askXID     = savepoint + "SELECT " + currentXID + release
+	// Behind a pooler a session outlives its server: what was read of an earlier
+	// one does not tell of this one's ids.
+	askXIDThere = savepoint + "SELECT " + currentXID + " || '|' || (" + askEvidence + ")" + release
+)
 
 // askEvidence identifies one life of one server. A crash can give the id of a
 // lost transaction to somebody else, on the same timeline: only the statistics'
@@ -125,7 +132,15 @@ func (i *interceptor) commitByXID(c *call, t *txn) error {
 	if tk.why != nil {
 		return t.Tx.Commit()
 	}
-	xid, err := ask(context.Background(), s.base, askXID)
+	question := askXID
+	if i.unnamed {
+		question = askXIDThere
+	}
+	answer, err := ask(context.Background(), s.base, question)
+	xid, evidence, there := strings.Cut(answer, "|")
+	if there {
+		tk.evidence = evidence
+	}
 	if err != nil {
 		tk.why = err
 		err = i.undo(err)
