@@ -56,15 +56,16 @@ func (i *interceptor) noteRefusal(c call, answer *pq.Error) {
 	}
 }
 
-// isDemoted asks the server of an idle session, within pingLimit. A session
-// that does not answer is doomed.
+// isDemoted asks the server of an idle session, within pingLimit and the grace
+// that a call has beyond its context's end: a session is asked as it comes back,
+// before the call returns. One that does not answer is doomed.
 func (s *session) isDemoted(ctx context.Context) bool {
 	s.refused = false
 	if s.wire == nil {
 		return false
 	}
 	stop := context.AfterFunc(ctx, s.wire.cut)
-	err := s.wire.SetDeadline(time.Now().Add(pingLimit))
+	err := s.wire.SetDeadline(time.Now().Add(min(pingLimit, s.intr.grace)))
 	yes := false
 	if err == nil {
 		yes, err = s.poses()
@@ -167,4 +168,22 @@ func (s *session) verify() error {
 		return err
 	}
 	return nil
+}
+
+// attempt goes on to the other hosts when one turns out to be posing, or does not
+// answer once it has let us in, as a pooler whose server is gone.
+func (o *opener) attempt(ctx context.Context) (*session, error) {
+	posing := make(map[string]error)
+	for {
+		s, err := o.attemptExcept(ctx, posing)
+		if s == nil || s.unproven == nil || ctx.Err() != nil {
+			return s, err // after the last host nothing is unproven: all are left out
+		}
+		posing[s.dials.reached()] = s.unproven
+		if s.unproven == errPosing {
+			s.close()
+		} else {
+			s.abort() // nobody says goodbye there, and the others need the time
+		}
+	}
 }

@@ -28,8 +28,8 @@ type dialer struct {
 	ctx  context.Context // of the attempt
 	stop func() bool     // ends the watch over ctx
 
-	prefers bool            // sslmode=prefer
-	posing  map[string]bool // hosts known to be standbys whatever they report
+	prefers bool             // sslmode=prefer
+	posing  map[string]error // hosts known to be standbys whatever they report, or not to answer
 
 	mu         sync.Mutex
 	hosts      int                      // guarded by mu: how many the attempt can still come to
@@ -88,8 +88,8 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 		defer cancel()
 	}
 	var c net.Conn
-	err := errPosing
-	if !d.posing[network+" "+address] {
+	err := d.posing[network+" "+address]
+	if err == nil {
 		c, err = d.dial(ctx, network, address)
 	}
 	if err != nil {

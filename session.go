@@ -56,6 +56,7 @@ type session struct {
 	noEvidence error    // why there is none
 	tokens     []string // in the ledger, of transactions that are known to be committed
 	question   string   // tells whether its server was demoted; empty = nobody minds
+	unproven   error    // why it was not taken although the server had let it in
 	refused    bool     // a write was refused, and nobody has asked since
 
 	gone chan struct{} // with WithBase: closed when close is through
@@ -109,22 +110,9 @@ func (o *opener) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// attempt goes on to the other hosts when one turns out to be posing.
-func (o *opener) attempt(ctx context.Context) (*session, error) {
-	posing := make(map[string]bool)
-	for {
-		s, err := o.attemptExcept(ctx, posing)
-		if err != errPosing || s.conn == nil {
-			return s, err // s.conn is nil: the only host was left out
-		}
-		posing[s.dials.reached()] = true
-		s.close()
-	}
-}
-
 // attemptExcept takes the hosts that pose as primaries for the standbys that
 // they are.
-func (o *opener) attemptExcept(ctx context.Context, posing map[string]bool) (*session, error) {
+func (o *opener) attemptExcept(ctx context.Context, posing map[string]error) (*session, error) {
 	s := &session{}
 	base := o.opts.base
 	if base == nil {
@@ -183,8 +171,8 @@ func (o *opener) attemptExcept(ctx context.Context, posing map[string]bool) (*se
 	if err := ctx.Err(); err != nil { // the socket may have been cut just now
 		return s, err
 	}
-	if err := s.verify(); err != nil {
-		return s, err
+	if s.unproven = s.verify(); s.unproven != nil {
+		return s, s.unproven
 	}
 	return s, o.finish(ctx, s)
 }
