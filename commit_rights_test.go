@@ -61,7 +61,7 @@ func TestCommitCheckThatIsNotAllowedFailsNoTransaction(t *testing.T) {
 			if committed, err := unknown.Resolve(testContext(t)); err == nil || committed {
 				t.Errorf("Resolve: %t, %v", committed, err)
 			}
-			if test.because != "pg_xact_status" && log.count("would be unknown") != 1 {
+			if test.because != "pg_xact_status" && log.count("would be unknown")-log.count("old rows of") != 1 { // chance may have swept
 				t.Errorf("want one warning: %s", log)
 			}
 			if n := queryInt(t, db, "select count(*) from public.truth"); n != 3 {
