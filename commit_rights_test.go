@@ -33,18 +33,18 @@ func TestCommitCheckThatIsNotAllowedFailsNoTransaction(t *testing.T) {
 		mode, prepare, because string
 		options                []string
 	}{
-		"no EXECUTE on pg_control_system": {"on", "revoke execute on function pg_control_system() from public", "pg_control_system", nil},
-		"no EXECUTE on the id's function": {"on", "revoke execute on function pg_current_xact_id_if_assigned() from public", "pg_current_xact_id_if_assigned", nil},
-		"no EXECUTE on pg_xact_status":    {"on", "revoke execute on function pg_xact_status(xid8) from public", "pg_xact_status", nil},
-		"no SELECT on pg_stat_wal":        {"on", "revoke select on pg_stat_wal from public", "pg_stat_wal", nil},
-		"PostgreSQL 13: no pg_stat_wal":   {"on", "set allow_system_table_mods = on; drop view pg_stat_wal", "pg_stat_wal", nil},
-		"the ledger cannot be made":       {"ledger", "revoke create on schema public from public", "LedgerSchema", nil},
-		"no schema to make it in":         {"ledger", "select 1", "LedgerSchema", []string{"search_path", "nowhere"}},
-		"no INSERT on the ledger":         {"ledger", pgpooled.LedgerSchema + "; grant select on pgpooled_ledger to ROLE", "permission denied", nil},
-		"another table of that name":      {"ledger", "create table pgpooled_ledger (id int); grant all on pgpooled_ledger to ROLE", "of no use", nil},
-		"one without a fence":             {"ledger", "create table pgpooled_ledger (token uuid primary key); grant all on pgpooled_ledger to ROLE", "column", nil},
-		"one whose token is a number":     {"ledger", "create table pgpooled_ledger (token int primary key, fence boolean); grant all on pgpooled_ledger to ROLE", "22P02", nil},
-		"a view of that name":             {"ledger", "create view pgpooled_ledger as select gen_random_uuid() as token, false as fence; grant all on pgpooled_ledger to ROLE", "of no use", nil},
+		"no EXECUTE on pg_control_system":  {"on", "revoke execute on function pg_control_system() from public", "pg_control_system", nil},
+		"no EXECUTE on the id's function":  {"on", "revoke execute on function pg_current_xact_id_if_assigned() from public", "pg_current_xact_id_if_assigned", nil},
+		"no EXECUTE on pg_xact_status":     {"on", "revoke execute on function pg_xact_status(xid8) from public", "pg_xact_status", nil},
+		"no SELECT on pg_stat_wal":         {"on", "revoke select on pg_stat_wal from public", "pg_stat_wal", nil},
+		"PostgreSQL 13: no pg_stat_wal":    {"on", "set allow_system_table_mods = on; drop view pg_stat_wal", "pg_stat_wal", nil},
+		"the ledger cannot be made":        {"ledger", "revoke create on schema public from public", "LedgerSchema", nil},
+		"no schema to make it in":          {"ledger", "select 1", "LedgerSchema", []string{"search_path", "nowhere"}},
+		"no INSERT on the ledger":          {"ledger", pgpooled.LedgerSchema + "; grant select on pgpooled_ledger to ROLE", "permission denied", nil},
+		"another table of that name":       {"ledger", "create table pgpooled_ledger (id int); grant all on pgpooled_ledger to ROLE", "of no use", nil},
+		"one without a fence":              {"ledger", "create table pgpooled_ledger (token uuid primary key); grant all on pgpooled_ledger to ROLE", "column", nil},
+		"one whose token is a truth value": {"ledger", "create table pgpooled_ledger (token boolean primary key, fence boolean); grant all on pgpooled_ledger to ROLE", "22P02", nil},
+		"a view of that name":              {"ledger", "create view pgpooled_ledger as select gen_random_uuid() as token, false as fence; grant all on pgpooled_ledger to ROLE", "of no use", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -113,7 +113,11 @@ func (p *pool) demoted(s *session) {
 // the server was not demoted its answer stands.
 func runElsewhere[T any](ctx context.Context, l *lease, refused error, run func(sessionConn) (T, error)) (T, error) {
 	var zero T
+	var answer *pq.Error
 	s := l.s
+	if errors.As(refused, &answer) && answer.Where != "" { // a function was at work
+		return zero, refused
+	}
 	if !s.intr.repeats() || ctx.Err() != nil || !s.isDemoted(ctx) {
 		return zero, refused
 	}

@@ -62,6 +62,9 @@ func (i *interceptor) judge(c call, err error) error {
 	}
 	var answer *pq.Error
 	if errors.As(err, &answer) && !errors.Is(err, driver.ErrBadConn) {
+		if c.op == "commit" && answer.Code.Class() == "08" { // a pooler's, that has lost the server
+			return i.lost(c, err)
+		}
 		if first := i.s.replayOf; first != nil && answer.Code == "25006" { // the first run may have written
 			return i.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
 		}

@@ -23,7 +23,8 @@ const runTxAttempts = 50
 // If the answer to COMMIT is lost, RunTx finds out what became of the
 // transaction, as with [WithCommitCheck], or by the ledger if the DSN or ctx says
 // so, and repeats only what was not committed. What cannot be found out is an
-// [OutcomeUnknownError] and is not repeated, unless opts say ReadOnly.
+// [OutcomeUnknownError] and is not repeated, unless opts say ReadOnly: then f must
+// not NOTIFY, nor make the transaction writable.
 //
 // f may run several times: what it does outside the database is the caller's
 // business, and so is every variable that it changes. It must use the
