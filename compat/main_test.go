@@ -39,7 +39,8 @@ type side struct {
 	driver string
 	plain  string // the DSN without keys of pgpooled
 	dsn    string
-	app    string // the application_name
+	app    string      // the application_name
+	kept   []io.Closer // closed after the test's databases
 	*record
 }
 
@@ -120,6 +121,9 @@ func newSide(t *testing.T, driver string, kv ...string) *side {
 	}
 	s.hide = []string{name, s.driver}
 	t.Cleanup(func() {
+		for _, c := range s.kept {
+			must(t, c.Close())
+		}
 		within(t, "the server has no session of it left", func() bool {
 			n, err := server.CountSessions(context.Background(), s.app)
 			return err == nil && n == 0
