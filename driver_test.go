@@ -277,6 +277,20 @@ func TestWrappersThatOnlyOpenByNameGetConnectionsThatDatabaseSQLPools(t *testing
 		t.Error("database/sql did not keep the connection")
 	}
 	mustExec(t, db, "select pg_terminate_backend(pg_backend_pid()) where false")
+	st, err := db.Prepare("select $1::int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		var got int
+		if err := st.QueryRow(i).Scan(&got); err != nil || got != i {
+			t.Errorf("a statement that database/sql keeps with its connection: %d, %v", got, err)
+		}
+		queryInt(t, db, "select 1")
+	}
+	if err := st.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // mocked is go-sqlmock below the interceptor.

@@ -134,16 +134,19 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 	return ctx, c, nil
 }
 
-// endLease makes everything of the lease stale. clean: nothing was asked of the
+// endLease makes everything of the lease stale; what a wrapper has database/sql
+// keep loses its rows and transaction only. clean: nothing was asked of the
 // session; left: rows or a transaction were left open.
-func (i *interceptor) endLease() (clean, left bool) {
+func (i *interceptor) endLease(kept bool) (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
-	if i.pinned != nil {
-		i.cache.unpin(i.pinned)
-		i.pinned = nil
+	if !kept {
+		if i.pinned != nil {
+			i.cache.unpin(i.pinned)
+			i.pinned = nil
+		}
+		i.lease++
 	}
-	i.lease++
 	i.used, i.rows, i.tx, i.closing, i.broken = false, nil, nil, nil, nil
 	return clean, left
 }

@@ -163,7 +163,7 @@ func (l *lease) ResetSession(ctx context.Context) error {
 	if s.check() != nil {
 		return driver.ErrBadConn
 	}
-	if _, ok := s.comeBack(); !ok {
+	if _, ok := s.comeBack(true); !ok {
 		s.doomed.Store(true)
 		return driver.ErrBadConn
 	}

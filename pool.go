@@ -225,7 +225,7 @@ func (p *pool) deliverLocked(s *session, now time.Time) bool {
 // release takes a session back from a lease.
 func (p *pool) release(s *session) {
 	answered := s.intr.used
-	why, ok := s.comeBack()
+	why, ok := s.comeBack(false)
 	now := time.Now()
 	p.mu.Lock()
 	if !s.inUse { // the pool was closed over it

@@ -234,7 +234,7 @@ func (s *session) setUp(ctx context.Context, prepare func(context.Context, *sql.
 	if err != nil {
 		return err
 	}
-	if why, ok := s.comeBack(); !ok {
+	if why, ok := s.comeBack(false); !ok {
 		return fmt.Errorf("the session is of no use afterwards: %s", why)
 	}
 	return nil
@@ -285,8 +285,8 @@ var wrongServer = map[string]bool{
 
 // comeBack prepares a session that a lease returns for its next caller and says
 // whether there can be one.
-func (s *session) comeBack() (why closeReason, ok bool) {
-	clean, left := s.intr.endLease()
+func (s *session) comeBack(kept bool) (why closeReason, ok bool) {
+	clean, left := s.intr.endLease(kept)
 	switch {
 	case s.replay:
 		return closedReplay, false

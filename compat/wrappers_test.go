@@ -186,7 +186,7 @@ func crowd(t *testing.T, s *side, db *sql.DB) {
 	}
 }
 
-// Without the remedy the limit holds as well, and the hint is given.
+// Without the remedy the hint is given.
 func TestTheHintNamesTheRemedyForAWrapperThatHidesIsValid(t *testing.T) {
 	var log lockedBuffer
 	was := slog.Default()
