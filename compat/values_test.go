@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 applications use the deprecated names, too
+
 package compat
 
 import (
