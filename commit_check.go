@@ -173,7 +173,7 @@ func (i *interceptor) undo(refusal error) error {
 	if _, err := i.s.run(undo); err != nil {
 		return err // COMMIT itself was refused, or the connection failed
 	}
-	if state := sqlState(refusal); state != "40001" && state != "40P01" { // those are the transaction's own
+	if !lostToOthers(refusal) { // that is the transaction's own
 		i.s.pool.noteNoCheck(refusal)
 	}
 	return nil
@@ -228,6 +228,13 @@ func newToken() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// lostToOthers says whether the server rolled a transaction back, or will, because
+// of others: a serialization failure or a deadlock.
+func lostToOthers(err error) bool {
+	state := sqlState(err)
+	return state == "40001" || state == "40P01"
 }
 
 // sqlState is the SQLSTATE of a server's answer, "" of anything else.

@@ -39,13 +39,8 @@ func endsTx(query string) (ends, commits bool) {
 // mayEndTx is endsTx for every statement of a transaction, at the price of a
 // look at the first word unless there are several statements.
 func mayEndTx(query string) bool {
-	if strings.IndexByte(query, ';') < 0 {
-		lx := lexer{src: query}
-		switch lx.next().text {
-		case "commit", "end", "prepare", "rollback", "abort":
-		default:
-			return false
-		}
+	if strings.IndexByte(query, ';') < 0 && !endWords[firstWord(query)] {
+		return false
 	}
 	ends, _ := endsTx(query)
 	return ends

@@ -101,8 +101,8 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 	first := !i.used
 	i.used = true
 	i.watchAgain()
+	c.before = i.s.bytesSent()
 	if w := i.s.wire; w != nil {
-		c.before = w.sent.Load()
 		cause := w.failure()
 		if cause == nil && i.s.cancelled.Load() {
 			cause = errLateCancel
@@ -127,9 +127,7 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 			i.guard.end()
 			return ctx, c, err
 		}
-		if w := i.s.wire; w != nil {
-			c.before = w.sent.Load()
-		}
+		c.before = i.s.bytesSent()
 	}
 	return ctx, c, nil
 }
@@ -141,10 +139,10 @@ func (i *interceptor) endLease(kept bool) (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
 	if !kept {
-		if i.pinned != nil {
-			i.cache.unpin(i.pinned)
-			i.pinned = nil
+		for _, e := range i.pinned {
+			e.pins = 0
 		}
+		i.pinned = nil
 		i.lease++
 	}
 	i.used, i.rows, i.tx, i.closing, i.broken = false, nil, nil, nil, nil
@@ -305,10 +303,7 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 	}
 	// COMMIT and ROLLBACK are not cancelled; the guard only gives the
 	// connection up when the network is silent after the context's end.
-	c := call{op: op, ctx: t.ctx, tx: t.ctx, loose: t.loose}
-	if w := i.s.wire; w != nil {
-		c.before = w.sent.Load()
-	}
+	c := call{op: op, ctx: t.ctx, tx: t.ctx, loose: t.loose, before: i.s.bytesSent()}
 	if i.rows != nil {
 		return errRowsOpen
 	}

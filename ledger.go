@@ -162,7 +162,7 @@ func (i *interceptor) commitByLedger(c *call, t *txn) error {
 	// Nothing is committed: the token was refused, or COMMIT itself was.
 	c.before = s.bytesSent()
 	tk.why = err
-	if state := sqlState(err); state == "40001" || state == "40P01" {
+	if lostToOthers(err) {
 		// The transaction itself lost against others. Without its token COMMIT
 		// would be refused too, or worse, its answer lost.
 		if _, rerr := s.run("ROLLBACK"); rerr != nil {

@@ -132,9 +132,7 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing}
 	k.byText[query] = e
 	k.touch(e)
-	if i.s.wire != nil {
-		c.before = i.s.wire.sent.Load() // the statement itself is not among it
-	}
+	c.before = i.s.bytesSent() // the statement itself is not among it
 	return e, nil
 }
 
@@ -327,12 +325,5 @@ func (i *interceptor) settle() {
 	if k := i.cache; k != nil && k.unsettled != changesNothing {
 		i.planChanged(k.unsettled)
 		k.unsettled = changesNothing
-	}
-}
-
-// unpin frees all statements: their lease has ended.
-func (k *stmtCache) unpin(pinned []*cachedStmt) {
-	for _, e := range pinned {
-		e.pins = 0
 	}
 }

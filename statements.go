@@ -112,8 +112,7 @@ func (t *textStmt) Query(args []driver.Value) (driver.Rows, error) {
 
 // startsWithCopy: lib/pq streams COPY ... FROM STDIN through Prepare.
 func startsWithCopy(query string) bool {
-	lx := lexer{src: query}
-	return lx.next().text == "copy"
+	return firstWord(query) == "copy"
 }
 
 // checkNamedValue is what database/sql does for a connection.
@@ -204,7 +203,7 @@ func (i *interceptor) closeStmt(st *stmt) error {
 	if w == nil {
 		return i.judge(c, st.Stmt.Close())
 	}
-	c.before = w.sent.Load()
+	c.before = i.s.bytesSent()
 	if st.copies {
 		// Closing a COPY sends the rest and waits until the server has taken it.
 		if c.tx != nil {

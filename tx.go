@@ -102,7 +102,7 @@ func rolledBack(err error) bool {
 		return lost.Ctx == nil
 	case errors.As(err, &answer):
 		// The last: a table was changed under a prepared statement, by somebody else.
-		return answer.Code == "40001" || answer.Code == "40P01" || answer.Code == "0A000" && answer.Routine == "RevalidateCachedQuery"
+		return lostToOthers(err) || answer.Code == "0A000" && answer.Routine == "RevalidateCachedQuery"
 	}
 	return false
 }

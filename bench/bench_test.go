@@ -33,7 +33,7 @@ func tiny(t *testing.T) config {
 func TestEverythingRunsOnceAndIsWrittenDown(t *testing.T) {
 	dir := t.TempDir()
 	page, figures := filepath.Join(dir, "page.md"), filepath.Join(dir, "all.json")
-	if err := os.WriteFile(page, []byte("before\n"+begin+"\nold\n"+end+"\nafter\n"), 0o600); err != nil {
+	if err := os.WriteFile(page, []byte("before\n<!-- begin: make bench -->\nold\n<!-- end: make bench -->\nafter\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := tiny(t)

@@ -17,11 +17,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
-)
 
-const (
-	begin = "<!-- begin: make bench -->"
-	end   = "<!-- end: make bench -->"
+	"github.com/pgpooled/pgpooled/internal/docpage"
 )
 
 func main() {
@@ -81,7 +78,7 @@ func run(ctx context.Context, cfg config, jsonFile, write, profileDir string) er
 	if write == "" {
 		return nil
 	}
-	if err := replace(write, out.String()); err != nil {
+	if err := docpage.Write(write, "make bench", out.String()); err != nil {
 		return err
 	}
 	return rep.plots(filepath.Join(filepath.Dir(write), "img"))
@@ -120,18 +117,4 @@ func names(w *os.File, cfg config) {
 		fmt.Fprintf(w, "%-20s %s\n", r.name, r.what)
 	}
 	fmt.Fprintf(w, "%-20s %s\n", limit, "PostgreSQL's own load tool, with prepared statements: the limit")
-}
-
-// replace puts text between the markers of a file.
-func replace(file, text string) error {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(b), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no markers %s and %s", file, begin, end)
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n"+text+end+after), 0o644)
 }

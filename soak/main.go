@@ -17,6 +17,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"time"
+
+	"github.com/pgpooled/pgpooled/internal/docpage"
 )
 
 func main() {
@@ -65,7 +67,7 @@ func save(res *result, jsonFile, svgFile, page string) error {
 		if err := put(filepath.Join(filepath.Dir(page), filepath.FromSlash(picture())), []byte(plot(res))); err != nil {
 			return err
 		}
-		if err := replace(page, res.page(res.Server, picture())); err != nil {
+		if err := docpage.Write(page, "make soak", res.page(res.Server, picture())); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -69,11 +68,6 @@ func counts[N int | int64](m map[string]N) string {
 	return strings.Join(parts, ", ")
 }
 
-const (
-	beginMark = "<!-- begin: make soak -->"
-	endMark   = "<!-- end: make soak -->"
-)
-
 // page is what stands between the marks of docs/soak.md.
 func (r *result) page(version, picture string) string {
 	var b strings.Builder
@@ -114,20 +108,6 @@ func (r *result) calls() (n int) {
 		n += x.Calls
 	}
 	return n
-}
-
-// replace puts text between the marks of a file.
-func replace(file, text string) error {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(content), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no marks %s and %s", file, beginMark, endMark)
-	}
-	return os.WriteFile(file, []byte(before+beginMark+"\n"+text+endMark+after), 0o644)
 }
 
 // picture is where the plot is, as the page links to it.

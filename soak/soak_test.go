@@ -12,6 +12,11 @@ import (
 	"time"
 )
 
+const (
+	beginMark = "<!-- begin: make soak -->"
+	endMark   = "<!-- end: make soak -->"
+)
+
 // shortest is how long a run takes in which every fault is made once.
 const shortest = 20 * time.Second
 

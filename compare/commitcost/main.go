@@ -25,7 +25,7 @@ import (
 	_ "github.com/lib/pq"
 
 	"github.com/pgpooled/pgpooled"
-	"github.com/pgpooled/pgpooled/compare/internal/sidebyside"
+	"github.com/pgpooled/pgpooled/internal/docpage"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
@@ -111,7 +111,7 @@ func run(ctx context.Context, write string, rounds int, length time.Duration, di
 	if write == "" {
 		return nil
 	}
-	return sidebyside.Write(write, "make commit-cost", text)
+	return docpage.Write(write, "make commit-cost", text)
 }
 
 // measure runs all ways in turn, in another order each round.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pgpooled/pgpooled/compare/internal/sidebyside"
 	"github.com/pgpooled/pgpooled/internal/cutmatrix"
+	"github.com/pgpooled/pgpooled/internal/docpage"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
@@ -48,7 +49,7 @@ func main() {
 	table(&out, sums)
 	fmt.Print(out.String())
 	if *write != "" {
-		if err := sidebyside.Write(*write, "make failover", out.String()); err != nil {
+		if err := docpage.Write(*write, "make failover", out.String()); err != nil {
 			log.Fatal(err)
 		}
 	}

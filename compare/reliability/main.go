@@ -19,6 +19,7 @@ import (
 
 	"github.com/pgpooled/pgpooled/compare/internal/sidebyside"
 	"github.com/pgpooled/pgpooled/internal/cutmatrix"
+	"github.com/pgpooled/pgpooled/internal/docpage"
 	"github.com/pgpooled/pgpooled/internal/faultnet"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
@@ -56,7 +57,7 @@ func main() {
 	table(&out, all, *step, *tlsStep)
 	fmt.Print(out.String())
 	if *write != "" {
-		if err := sidebyside.Write(*write, "make compare", out.String()); err != nil {
+		if err := docpage.Write(*write, "make compare", out.String()); err != nil {
 			log.Fatal(err)
 		}
 	}

@@ -1,5 +1,4 @@
-// Package sidebyside has what the programs that compare drivers share: the
-// drivers, and the part of a page that a program writes.
+// Package sidebyside has the drivers that the programs here compare.
 package sidebyside
 
 import (

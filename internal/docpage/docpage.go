@@ -1,4 +1,5 @@
-package sidebyside
+// Package docpage writes what a make target measured into a page of docs.
+package docpage
 
 import (
 	"fmt"
