@@ -140,7 +140,8 @@ func TestLedgerIsFoundByItsSchema(t *testing.T) {
 		}
 	}
 	mine := queryInt(t, su, `select count(*) from "Mine ""s".pgpooled_ledger`)
-	if n := queryInt(t, su, "select count(*) from pg_class where relname = 'pgpooled_ledger'"); n != 1 || mine < 9 {
+	// One transaction in a hundred deletes tokens whose answer came; three did not.
+	if n := queryInt(t, su, "select count(*) from pg_class where relname = 'pgpooled_ledger'"); n != 1 || mine < 3 {
 		t.Errorf("%d ledgers, %d tokens in the right one", n, mine)
 	}
 	if n := queryInt(t, su, "select count(*) from truth"); n < 9 {

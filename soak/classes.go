@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/lib/pq"
 
@@ -26,6 +27,9 @@ func classify(ctx context.Context, err error) (class string, expected bool) {
 		answer    *pq.Error
 	)
 	ended := ctx.Err() != nil
+	if d, ok := ctx.Deadline(); ok && !ended {
+		ended = !time.Now().Before(d) // its timer is late, the pool's clock was not
+	}
 	switch {
 	case errors.As(err, &wrong):
 		return "wrong answer", false
@@ -83,10 +87,10 @@ type classes struct {
 }
 
 type class struct {
-	Op, What string
-	Expected bool
-	N        int
-	Example  string
+	Op, What   string
+	N          int
+	Unexpected int // of N
+	Example    string
 }
 
 func (c *classes) note(op string, what string, expected bool, err error) {
@@ -98,13 +102,15 @@ func (c *classes) note(op string, what string, expected bool, err error) {
 	}
 	k := c.byID[id]
 	if k == nil {
-		k = &class{Op: op, What: what, Expected: true}
+		k = &class{Op: op, What: what}
 		c.byID[id] = k
 	}
-	if k.N == 0 || !expected && k.Expected {
-		k.Example, k.Expected = err.Error(), expected
+	if k.N == 0 || !expected && k.Unexpected == 0 {
+		k.Example = err.Error()
 	}
-	k.N++
+	if k.N++; !expected {
+		k.Unexpected++
+	}
 }
 
 func (c *classes) list() []class {

@@ -87,6 +87,11 @@ func TestWhatACallerIsTold(t *testing.T) {
 	}
 }
 
+// unfired is a context whose deadline has passed and whose timer has not fired.
+type unfired struct{ context.Context }
+
+func (unfired) Deadline() (time.Time, bool) { return time.Unix(0, 0), true }
+
 // What no fault explains fails the run.
 func TestUnexpectedErrors(t *testing.T) {
 	t.Parallel()
@@ -100,6 +105,7 @@ func TestUnexpectedErrors(t *testing.T) {
 		{t.Context(), pgpooled.ErrPoolTimeout, true},
 		{t.Context(), &pgpooled.OutcomeUnknownError{Op: "exec"}, true},
 		{over, context.Canceled, true},
+		{unfired{t.Context()}, context.DeadlineExceeded, true},
 		{t.Context(), context.Canceled, false}, // whose context ended?
 		{t.Context(), sql.ErrTxDone, false},
 		{t.Context(), sql.ErrConnDone, false},

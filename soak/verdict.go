@@ -183,9 +183,9 @@ func (r *run) fillErrors(res *result, add func(string, bool, string, ...any)) {
 	var examples []string
 	for _, e := range res.Errors {
 		all += e.N
-		if !e.Expected {
-			bad += e.N
-			examples = append(examples, fmt.Sprintf("%d × %s: %s (%s)", e.N, e.Op, e.What, e.Example))
+		if e.Unexpected > 0 {
+			bad += e.Unexpected
+			examples = append(examples, fmt.Sprintf("%d × %s: %s (%s)", e.Unexpected, e.Op, e.What, e.Example))
 		}
 	}
 	figure := fmt.Sprintf("%d errors of %d kinds, %d unexpected", all, len(res.Errors), bad)
