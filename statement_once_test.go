@@ -2,6 +2,7 @@ package pgpooled_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -44,5 +45,21 @@ func TestAnErrorOutOfAFunctionIsNotTakenForAnOutdatedStatement(t *testing.T) {
 	}
 	if named(t, db) == 0 {
 		t.Error("nothing was kept")
+	}
+}
+
+// A text too long to keep runs as it did, and the memory of texts is bounded.
+func TestLongTextsAreNotKept(t *testing.T) {
+	t.Parallel()
+	db := open(t, "max_open_conns", "1")
+	for _, test := range []struct{ length, kept int }{{1 << 20, 0}, {64<<10 + 1, 0}, {64 << 10, 1}} {
+		text := "select $1::int --"
+		text += strings.Repeat("x", test.length-len(text))
+		for range 4 {
+			askFor(t, db, text, 7)
+		}
+		if n := named(t, db); n != test.kept {
+			t.Errorf("%d bytes: %d statements", test.length, n)
+		}
 	}
 }
