@@ -22,6 +22,12 @@ func (w *wire) record(b []byte) {
 	w.startup = append(w.startup, b...)
 }
 
+// greeted notes who has greeted; the greeting is over.
+func (w *wire) greeted() {
+	w.greeter, w.named = backendPID(w.startup)
+	w.startup, w.settled = nil, true
+}
+
 // backendPID finds the process in a greeting: what BackendKeyData says.
 func backendPID(greeting []byte) (pid int32, ok bool) {
 	if len(greeting) > 0 && greeting[0] == 'N' { // the answer to a request for TLS
@@ -56,8 +62,7 @@ func (i *interceptor) prove() error {
 		return nil
 	}
 	question := askPeers
-	pid, plain := backendPID(w.startup)
-	if w.startup = nil; plain {
+	if w.named {
 		question = askPID
 	}
 	answer, err := ask(context.Background(), i.s.base, question)
@@ -65,9 +70,9 @@ func (i *interceptor) prove() error {
 	case err != nil && i.connectionFailed(err):
 		return err
 	case err != nil:
-	case plain && answer == strconv.Itoa(int(pid)), !plain && samePeers(answer, w.LocalAddr(), w.RemoteAddr()):
+	case w.named && answer == strconv.Itoa(int(w.greeter)), !w.named && samePeers(answer, w.LocalAddr(), w.RemoteAddr()):
 		k.direct = isDirect
-	case plain && i.s.pool != nil:
+	case w.named && i.s.pool != nil:
 		i.s.pool.notePooler()
 	}
 	return nil

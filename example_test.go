@@ -123,6 +123,27 @@ func ExampleHealthHandler() {
 	http.Handle("/health/db", pgpooled.HealthHandler(db))
 }
 
+// Eight instances at most run at a time: does the server have room for the pools
+// of all of them?
+func ExampleCheckCapacity() {
+	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	c, err := pgpooled.CheckCapacity(context.Background(), db, 8)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if !c.Fits {
+		log.Print(c) // 8 × max_open_conns 20 = 160 sessions do not fit: there is room for 91 (…): set max_open_conns=11, or raise max_connections
+	}
+	for _, u := range c.Users {
+		fmt.Println(u.Role, u.Database, u.Application, u.Sessions)
+	}
+}
+
 // A program that shall not start with a wrong password, nor make its first
 // caller wait for a connection.
 func ExampleWarm() {

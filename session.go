@@ -159,7 +159,7 @@ func (o *opener) attemptExcept(ctx context.Context, posing map[string]error) (*s
 	s.conn = conn.(sessionConn)
 	s.watchNotices()
 	if s.wire != nil {
-		s.wire.settled = true
+		s.wire.greeted()
 		s.intr.cache = newStmtCache(o.cfg.StatementCacheCapacity)
 	}
 	s.intr.grace = lingerLimit // until it is measured

@@ -35,8 +35,11 @@ type wire struct {
 
 	patience time.Duration // socket_timeout: how long one read or write may wait, 0 = no limit
 
-	startup []byte // the server's greeting until prove has read it; written before the session is settled
+	// Written before the session is settled.
+	startup []byte // the server's greeting, until it is over
 	settled bool   // the greeting is over, or cannot be read
+	greeter int32  // the process that greeted
+	named   bool   // the greeting could be read: greeter is known
 
 	first   atomic.Int32 // the first byte read, plus one; 0 = none
 	sent    atomic.Int64 // bytes written so far
