@@ -51,8 +51,8 @@ func TestTwentySecondsOfFaultsBreakNoPromise(t *testing.T) {
 	checkOutput(t, res)
 }
 
-func TestALeakOfOneGoroutineASecondFails(t *testing.T) {
-	res := runOf(t, func(c *config) { c.Leak, c.NoFaults = time.Second, true })
+func TestALeakOfFiveGoroutinesASecondFails(t *testing.T) {
+	res := runOf(t, func(c *config) { c.Leak, c.NoFaults = 200*time.Millisecond, true })
 	for _, p := range res.Promises {
 		goroutines := strings.HasPrefix(p.What, "goroutines")
 		if goroutines && p.Holds || !p.Holds && !p.Trend {
