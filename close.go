@@ -33,7 +33,7 @@ func (p *pool) close(grant time.Duration) error {
 	for s := p.leased.first; s != nil; {
 		next := s.next
 		if s.lease.state.CompareAndSwap(leaseFresh, leaseEmpty) {
-			p.returnLocked(s)
+			p.returnLocked(s, time.Now())
 			p.retireLocked(s, closedPool)
 		}
 		s = next
@@ -65,7 +65,7 @@ func (p *pool) awaitLeases(drained <-chan struct{}, grant time.Duration) error {
 	n := p.leased.n
 	var cut []*session
 	for s := p.leased.first; s != nil; s = p.leased.first {
-		p.returnLocked(s)
+		p.returnLocked(s, time.Now())
 		p.counts.closed[closedPool]++
 		cut = append(cut, s)
 	}

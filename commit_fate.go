@@ -59,7 +59,7 @@ func (t *leaseTx) Commit() error {
 		if unknown.Ctx == nil {
 			unknown.Ctx = t.ctx.Err()
 		}
-		p.noteUnknown(unknown)
+		p.noteUnknown(t.ctx, unknown)
 		return unknown
 	case committed:
 		return nil
@@ -111,7 +111,7 @@ func (tk *ticket) findOut(ctx context.Context) (committed bool, err error) {
 		return false, last
 	}
 	if err == nil && !tk.counted.Swap(true) {
-		tk.pool.noteFate(committed)
+		tk.pool.noteFate(ctx, committed)
 	}
 	return committed, err
 }
@@ -236,9 +236,8 @@ func (l *lease) lose(cause error) {
 	}
 }
 
-func (p *pool) noteFate(committed bool) {
+func (p *pool) noteFate(ctx context.Context, committed bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	fate := "not committed"
 	if committed {
 		fate = "committed"
@@ -247,6 +246,8 @@ func (p *pool) noteFate(committed bool) {
 		p.counts.lostAborted++
 	}
 	p.logLocked(slog.LevelWarn, "pgpooled: found out about a lost COMMIT", slog.String("fate", fate))
+	p.mu.Unlock()
+	p.observe(ctx, CallEvent{Kind: CallCommitResolved, Op: "commit", Committed: committed})
 }
 
 // noteNoCheck says once per reason why commit_check cannot work. The text of a

@@ -126,6 +126,7 @@ func runElsewhere[T any](ctx context.Context, l *lease, refused error, run func(
 	if _, err := l.replace(ctx); err != nil {
 		return zero, fmt.Errorf("%w; no other connection to run it on: %w", refused, err)
 	}
+	l.pool.noteRerun(ctx, refused)
 	return run(l.s.conn)
 }
 

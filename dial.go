@@ -18,6 +18,7 @@ type outage struct {
 	last     error     // the last failed dial, nil after a success
 	failed   int       // dials that failed in a row
 	probe    *probe    // the one dial that may be under way, nil = any number may
+	ended    time.Time // when the last one ended
 	answer   time.Time // when a session last came back in good order
 	interest time.Time // when somebody last asked for a session
 	cool     time.Time // no dial for warm sessions before this
@@ -41,6 +42,7 @@ func (p *pool) answeredLocked(asked, now time.Time) {
 func (p *pool) beginOutageLocked(since time.Time, why string) {
 	if p.outage.since.IsZero() {
 		p.outage.since = since
+		p.counts.outages++
 		p.logLocked(slog.LevelWarn, "pgpooled: the server cannot be reached", slog.String("error", why))
 	}
 }
@@ -48,6 +50,7 @@ func (p *pool) beginOutageLocked(since time.Time, why string) {
 func (p *pool) endOutageLocked(how string, now time.Time) {
 	if age := p.outage.age(now); age > 0 {
 		p.logLocked(slog.LevelWarn, how, slog.Duration("outage", round(age)))
+		p.outage.ended = now
 	}
 	p.outage.since = time.Time{}
 }
@@ -74,6 +77,9 @@ func (o *outage) age(now time.Time) time.Duration {
 	}
 	return now.Sub(o.since)
 }
+
+// during says whether there was an outage at any time since start.
+func (o *outage) during(start time.Time) bool { return !o.since.IsZero() || o.ended.After(start) }
 
 // hopelessLocked fails a caller at once when the server has been away for
 // longer than the caller may wait. The probe goes on meanwhile.
@@ -139,7 +145,7 @@ func (p *pool) dial() {
 		busy = false
 		if err == nil {
 			s.epoch = epoch
-			p.opened(s)
+			p.opened(s, began)
 			return
 		}
 		var delay time.Duration
@@ -177,7 +183,7 @@ func (p *pool) resume(mine *probe) bool {
 
 // opened takes a new session into the pool. The first one after an outage lets
 // everybody else dial as well.
-func (p *pool) opened(s *session) {
+func (p *pool) opened(s *session, began time.Time) {
 	if s.base != nil {
 		p.example.Store(&s.base)
 	}
@@ -185,6 +191,7 @@ func (p *pool) opened(s *session) {
 	p.mu.Lock()
 	p.opening--
 	p.counts.opens++
+	p.counts.openTimes.add(now.Sub(began))
 	s.pool, s.idleSince = p, now
 	p.answeredLocked(now, now)
 	p.outage.probe, p.outage.last, p.outage.failed, p.outage.cool, p.outage.refused = nil, nil, 0, time.Time{}, ""
@@ -255,6 +262,7 @@ func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (
 	}
 	p.outage.probe = mine
 	delay, _ := mine.backoff.Next()
+	p.counts.openRetries++
 	p.logLocked(slog.LevelWarn, "pgpooled: connecting failed, trying again",
 		slog.Int("attempt", p.outage.failed), slog.Duration("delay", round(delay)), slog.String("error", err.Error()))
 	return mine, delay

@@ -91,6 +91,7 @@ type options struct {
 
 	beforeConnect func(context.Context, *pq.Config) error
 	afterConnect  func(context.Context, *sql.Conn) error
+	observer      func(context.Context, CallEvent)
 }
 
 // WithLogger sets where events go: pool opened and closed at Info, everything
@@ -167,7 +168,7 @@ func openPool(op *opener) *pool {
 		timeout: cfg.PoolTimeout, leakAfter: cfg.LeakDetectionThreshold,
 		retry: retryPolicy{mode: cfg.RetryMode, maxAttempts: cfg.RetryMaxAttempts, baseDelay: cfg.RetryBaseDelay, maxDelay: cfg.RetryMaxDelay},
 	}, op.opts.log, op.connect)
-	p.commitCheck = cfg.CommitCheck
+	p.commitCheck, p.observer = cfg.CommitCheck, op.opts.observer
 	p.mu.Lock()
 	p.logLocked(slog.LevelInfo, "pgpooled: pool opened",
 		slog.Int("max_open_conns", cfg.MaxOpenConns), slog.Int("min_idle_conns", cfg.MinIdleConns))

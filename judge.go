@@ -40,12 +40,12 @@ func (i *interceptor) end(c call, err error) error {
 func (i *interceptor) trust(c call) error {
 	ended := c.ended()
 	if i.s.unreplicated.Swap(false) {
-		return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errUnreplicated, Ctx: ended})
+		return i.s.outcomeUnknown(c.ctx, &OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errUnreplicated, Ctx: ended})
 	}
 	if ended == nil || !i.s.cancelled.Load() || c.tx != nil && !c.commits() || c.query == "" || c.op == "prepare" || onlyReads(c.query) {
 		return nil
 	}
-	return i.s.outcomeUnknown(&OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errCancelled, Ctx: ended})
+	return i.s.outcomeUnknown(c.ctx, &OutcomeUnknownError{Op: c.op, Sent: i.sent(c), Cause: errCancelled, Ctx: ended})
 }
 
 func (i *interceptor) sent(c call) int64 {
@@ -66,7 +66,7 @@ func (i *interceptor) judge(c call, err error) error {
 			return i.lost(c, err)
 		}
 		if first := i.s.replayOf; first != nil && answer.Code == "25006" { // the first run may have written
-			return i.s.outcomeUnknown(&OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
+			return i.s.outcomeUnknown(c.ctx, &OutcomeUnknownError{Op: first.Op, Sent: first.Sent, Cause: first.Cause})
 		}
 		i.noteRefusal(c, answer)
 		if ended := c.ended(); ended != nil {
@@ -125,9 +125,9 @@ func (i *interceptor) lost(c call, cause error) error {
 	}
 	switch {
 	case c.op == "commit" && sent != 0:
-		return i.s.outcomeUnknown(unknown)
+		return i.s.outcomeUnknown(c.ctx, unknown)
 	case c.tx != nil && sent != 0 && c.commits():
-		return i.s.outcomeUnknown(unknown)
+		return i.s.outcomeUnknown(c.ctx, unknown)
 	case c.tx != nil:
 		return lost
 	case sent == 0 && ended != nil:
@@ -141,7 +141,7 @@ func (i *interceptor) lost(c call, cause error) error {
 	}
 	// The caller may have said that once more does no harm.
 	unknown.repeatable = !c.rows && ended == nil && !waitedTooLong(cause) && (i.mode() == RetryAll || isIdempotent(c.ctx))
-	return i.s.outcomeUnknown(unknown)
+	return i.s.outcomeUnknown(c.ctx, unknown)
 }
 
 // mode is retry_mode.

@@ -20,12 +20,17 @@ import (
 // through opens a database behind a proxy that can break the connection.
 func through(t *testing.T, s *pgtest.Server, kv ...string) (*sql.DB, *faultnet.Proxy) {
 	t.Helper()
+	return throughWith(t, s, nil, kv...)
+}
+
+func throughWith(t *testing.T, s *pgtest.Server, opts []pgpooled.Option, kv ...string) (*sql.DB, *faultnet.Proxy) {
+	t.Helper()
 	proxy, err := faultnet.New(s.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := app()
-	db, err := pgpooled.Open(s.DSN(append([]string{"host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "application_name", name}, kv...)...), quiet)
+	db, err := pgpooled.Open(s.DSN(append([]string{"host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "application_name", name}, kv...)...), append([]pgpooled.Option{quiet}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,9 @@ type pool struct {
 
 	commitCheck CommitCheck // of transactions whose context does not say
 
+	observer func(context.Context, CallEvent) // WithCallObserver's, may be nil
+	deaf     atomic.Bool                      // it has panicked
+
 	pooler       sync.Once     // the warning about one
 	noStatements atomic.Bool   // the statement caches are off
 	planEpoch    atomic.Uint64 // grows when cached statements turn out to be out of date
@@ -120,6 +123,7 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
 		p.lendLocked(s, l, time.Now())
+		p.counts.waitTimes.Counts[0]++ // no wait: its length is not worth a look at the clock
 		if p.limits.minIdle > 0 {
 			p.growLocked()
 		}
@@ -128,6 +132,7 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 	}
 	if err := p.hopelessLocked(start); err != nil {
 		p.mu.Unlock()
+		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Err: err})
 		return nil, err
 	}
 	w := p.waiterLocked(l, start)
@@ -146,18 +151,18 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 	var ended error
 	select {
 	case d := <-w.ch:
-		p.settle(w, start)
+		p.settle(ctx, w, start, d.s != nil)
 		return d.s, d.err
 	case <-timeout:
 	case <-ctx.Done():
 		ended = ctx.Err()
 	}
-	return p.giveUpWaiting(w, start, ended)
+	return p.giveUpWaiting(ctx, w, start, ended)
 }
 
 // giveUpWaiting leaves the line, unless a delivery was faster: then a session
 // is kept, or handed on if the context has ended.
-func (p *pool) giveUpWaiting(w *waiter, start time.Time, ended error) (*session, error) {
+func (p *pool) giveUpWaiting(ctx context.Context, w *waiter, start time.Time, ended error) (*session, error) {
 	p.mu.Lock()
 	if w.queued {
 		if ended == nil {
@@ -167,12 +172,12 @@ func (p *pool) giveUpWaiting(w *waiter, start time.Time, ended error) (*session,
 		p.waiters.remove(w)
 		p.counts.noteTimeout(ended)
 		p.mu.Unlock()
-		p.settle(w, start)
+		p.settle(ctx, w, start, false)
 		return nil, err
 	}
 	p.mu.Unlock()
 	d := <-w.ch // sent before the waiter left the line
-	p.settle(w, start)
+	p.settle(ctx, w, start, d.s != nil)
 	if d.s != nil && ended != nil {
 		p.release(d.s)
 		return nil, ended
@@ -181,12 +186,19 @@ func (p *pool) giveUpWaiting(w *waiter, start time.Time, ended error) (*session,
 }
 
 // settle accounts for a finished wait and frees the waiter.
-func (p *pool) settle(w *waiter, start time.Time) {
+func (p *pool) settle(ctx context.Context, w *waiter, start time.Time, served bool) {
 	waited := time.Since(start)
 	p.mu.Lock()
 	p.counts.waitTime += waited
+	if served {
+		p.counts.waitTimes.add(waited)
+	}
+	away, last := p.outage.during(start), p.outage.last
 	p.spareLocked(w)
 	p.mu.Unlock()
+	if away {
+		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Waited: waited, Err: last})
+	}
 }
 
 // lendLocked puts a session into the hands of a lease.
@@ -232,7 +244,7 @@ func (p *pool) release(s *session) {
 		p.mu.Unlock()
 		return
 	}
-	p.returnLocked(s)
+	p.returnLocked(s, now)
 	if ok && answered {
 		s.idleSince = now
 		p.answeredLocked(s.taken, now)
@@ -267,8 +279,9 @@ func (p *pool) giveUp(s *session, why closeReason) {
 	p.mu.Lock()
 	ours := s.inUse
 	if ours {
-		p.returnLocked(s)
-		p.noteLossLocked(why, time.Now())
+		now := time.Now()
+		p.returnLocked(s, now)
+		p.noteLossLocked(why, now)
 		p.retireLocked(s, why)
 		p.drainedLocked()
 	}
@@ -278,7 +291,9 @@ func (p *pool) giveUp(s *session, why closeReason) {
 	}
 }
 
-func (p *pool) returnLocked(s *session) {
+// returnLocked takes a session out of its lease's hands.
+func (p *pool) returnLocked(s *session, now time.Time) {
+	p.counts.useTimes.add(now.Sub(s.taken))
 	p.leased.remove(s)
 	s.inUse, s.lease = false, nil
 }

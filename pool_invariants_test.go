@@ -30,7 +30,14 @@ func (p *pool) checkLocked() error {
 		}
 	}
 	free := !p.overLimitLocked()
+	c := &p.counts
 	switch {
+	case c.acquires != int64(p.leased.n)+c.useTimes.Count():
+		return fmt.Errorf("handed out %d times, of which %d are in use and %d came back", c.acquires, p.leased.n, c.useTimes.Count())
+	case c.waitTimes.Count() > c.acquires:
+		return fmt.Errorf("handed out %d times, after %d waits", c.acquires, c.waitTimes.Count())
+	case c.openTimes.Count() != c.opens:
+		return fmt.Errorf("%d opened, which took %d times", c.opens, c.openTimes.Count())
 	case n != p.waiters.n:
 		return fmt.Errorf("%d waiters in line, counted %d", n, p.waiters.n)
 	case p.opening < 0 || p.closing < 0:

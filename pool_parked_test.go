@@ -156,7 +156,7 @@ func TestALeaseTakenAtASecondTryIsNotOldFromTheStart(t *testing.T) {
 		srv.set(func() { ls[0].s.base.(*fakeConn).owner, ls[1].s.base.(*fakeConn).owner = nil, nil })
 		p.mu.Lock() // both come back before the waiter looks
 		for _, l := range ls {
-			p.returnLocked(l.s)
+			p.returnLocked(l.s, time.Now())
 			l.state.Store(leaseClosed)
 			if !p.deliverLocked(l.s, time.Now()) {
 				t.Error("not taken")

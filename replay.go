@@ -50,7 +50,7 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 			return zero, fmt.Errorf("%w; no other connection to read again on: %w", lost, aerr)
 		}
 		l.replayed, s.replay, s.replayOf = true, true, cl
-		l.pool.noteReplay(cl)
+		l.pool.noteReplay(ctx, cl)
 		if err = s.readOnly(ctx); err == nil {
 			var v T
 			if v, err = run(s.conn); err == nil {
@@ -74,6 +74,7 @@ func runAgain[T any](ctx context.Context, l *lease, lost error, run func(session
 		if aerr != nil {
 			return v, fmt.Errorf("%w; no other connection to run it again on: %w", pinned(lost), aerr)
 		}
+		l.pool.noteRerun(ctx, lost)
 		if v, err = run(s.conn); err == nil {
 			return v, nil
 		}
@@ -151,9 +152,24 @@ func (s *session) endReadOnly(ctx context.Context) error {
 	return &ConnLostError{Op: "call", Cause: explain(err), Ctx: ctx.Err()}
 }
 
-func (p *pool) noteReplay(lost *ConnLostError) {
+func (p *pool) noteReplay(ctx context.Context, lost *ConnLostError) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.counts.replays++
 	p.logLocked(slog.LevelWarn, "pgpooled: reading again on another connection", slog.String("op", lost.Op), slog.String("cause", lost.Cause.Error()))
+	p.mu.Unlock()
+	p.observe(ctx, CallEvent{Kind: CallReadAgain, Op: lost.Op, Err: lost.Cause})
+}
+
+// noteRerun counts what runs again other than as a read: what the caller allows,
+// and what a demoted server refused.
+func (p *pool) noteRerun(ctx context.Context, why error) {
+	e := CallEvent{Kind: CallRunAgain, Err: why}
+	var unknown *OutcomeUnknownError
+	if errors.As(why, &unknown) {
+		e.Op, e.Err = unknown.Op, unknown.Cause
+	}
+	p.mu.Lock()
+	p.counts.reruns++
+	p.mu.Unlock()
+	p.observe(ctx, e)
 }

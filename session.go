@@ -371,16 +371,17 @@ func (d bareDriver) OpenConnector(string) (driver.Connector, error) { return d.c
 
 // outcomeUnknown reports a statement whose fate nobody knows, unless it can
 // still be found out.
-func (s *session) outcomeUnknown(err *OutcomeUnknownError) error {
+func (s *session) outcomeUnknown(ctx context.Context, err *OutcomeUnknownError) error {
 	if s.pool != nil && err.ticket == nil {
-		s.pool.noteUnknown(err)
+		s.pool.noteUnknown(ctx, err)
 	}
 	return err
 }
 
-func (p *pool) noteUnknown(err *OutcomeUnknownError) {
+func (p *pool) noteUnknown(ctx context.Context, err *OutcomeUnknownError) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.counts.unknown++
 	p.logLocked(slog.LevelWarn, "pgpooled: outcome unknown", slog.String("op", err.Op), slog.String("cause", err.Cause.Error()))
+	p.mu.Unlock()
+	p.observe(ctx, CallEvent{Kind: CallOutcomeUnknown, Op: err.Op, Err: err.Cause})
 }

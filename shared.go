@@ -73,7 +73,8 @@ func (sp *sharedPool) agrees(op *opener) bool {
 	return reflect.DeepEqual(a.cfg.PQ, b.cfg.PQ) && a.cfg.FormatDSN() == b.cfg.FormatDSN() &&
 		same(a.opts.dialer, b.opts.dialer) && same(a.opts.base, b.opts.base) &&
 		a.opts.beforeConnect == nil && b.opts.beforeConnect == nil &&
-		a.opts.afterConnect == nil && b.opts.afterConnect == nil
+		a.opts.afterConnect == nil && b.opts.afterConnect == nil &&
+		a.opts.observer == nil && b.opts.observer == nil
 }
 
 // same compares two options; what cannot be compared differs.

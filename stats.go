@@ -2,6 +2,7 @@ package pgpooled
 
 import (
 	"database/sql"
+	"math"
 	"time"
 )
 
@@ -34,7 +35,9 @@ func (r closeReason) String() string {
 type counts struct {
 	acquires, waits, timeouts, cancelled int64
 	waitTime                             time.Duration
-	opens, openErrors                    int64
+	opens, openErrors, openRetries       int64
+	outages, reruns                      int64
+	waitTimes, useTimes, openTimes       Histogram
 	reclaimed, leaks, unknown, replays   int64
 	lostCommitted, lostAborted, txAgain  int64
 	demotions                            int64
@@ -55,6 +58,8 @@ func (c *counts) noteTimeout(ended error) {
 type Stats struct {
 	Name         string // pool_name, or the server and database
 	MaxOpenConns int    // 0 = no limit
+	MaxIdleConns int    // -1 = no limit
+	MinIdleConns int    // kept warm
 
 	Open      int // server sessions: the sum of the next four
 	InUse     int // leased to callers
@@ -70,8 +75,16 @@ type Stats struct {
 	PoolTimeouts int64         // calls that got no session within pool_timeout
 	Cancelled    int64         // calls whose context ended while they waited
 
-	Opens      int64 // sessions opened
-	OpenErrors int64 // failed attempts to open one
+	Opens       int64 // sessions opened
+	OpenErrors  int64 // failed attempts to open one
+	OpenRetries int64 // those of them after which the pool went on trying
+
+	Outages   int64         // times that the server could not be reached
+	OutageFor time.Duration // how long it has not been reachable by now, 0 = it is
+
+	WaitTimes Histogram // until a session was handed out; the time of those that got an idle one at once counts as 0
+	UseTimes  Histogram // from handing a session out to its return
+	OpenTimes Histogram // until a session was open; failed attempts do not count
 
 	ClosedBroken      int64 // closed because the connection failed during a call
 	ClosedDead        int64 // closed because the server had closed it while it was idle
@@ -88,6 +101,7 @@ type Stats struct {
 	Reclaimed       int64 // unused leases whose session went to a waiter
 	Leaks           int64 // leases held longer than leak_detection_threshold
 	Replays         int64 // reads that ran again on another connection
+	Reruns          int64 // other statements that ran again: idempotent ones, and writes that a demoted server refused
 	OutcomesUnknown int64 // statements that ended in an OutcomeUnknownError
 	LostCommitted   int64 // lost COMMITs that commit_check found committed
 	LostAborted     int64 // lost COMMITs that commit_check found not committed
@@ -99,20 +113,32 @@ func (p *pool) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := &p.counts
+	maxIdle := p.maxIdleLocked()
+	if maxIdle == math.MaxInt {
+		maxIdle = -1
+	}
 	return Stats{
-		Name: p.name, MaxOpenConns: p.limits.maxOpen,
+		Name: p.name, MaxOpenConns: p.limits.maxOpen, MaxIdleConns: maxIdle, MinIdleConns: p.limits.minIdle,
 		Open: p.numOpenLocked(), InUse: p.leased.n, Idle: len(p.idle), Opening: p.opening, Closing: p.closing,
 		Waiting: p.waiters.n, PeakInUse: c.peakInUse,
 		Acquires: c.acquires, Waits: c.waits, WaitTime: c.waitTime, PoolTimeouts: c.timeouts, Cancelled: c.cancelled,
-		Opens: c.opens, OpenErrors: c.openErrors,
+		Opens: c.opens, OpenErrors: c.openErrors, OpenRetries: c.openRetries,
+		Outages: c.outages, OutageFor: p.outage.age(time.Now()),
+		WaitTimes: c.waitTimes, UseTimes: c.useTimes, OpenTimes: c.openTimes,
 		ClosedBroken: c.closed[closedBroken], ClosedDead: c.closed[closedDead], ClosedCancelled: c.closed[closedCancelled],
 		ClosedInTx: c.closed[closedInTx], ClosedMaxIdle: c.closed[closedMaxIdle], ClosedMaxIdleTime: c.closed[closedIdleTime],
 		ClosedMaxLifetime: c.closed[closedLifetime], ClosedLimit: c.closed[closedLimit], ClosedRefresh: c.closed[closedRefresh], ClosedReplay: c.closed[closedReplay],
 		ClosedDemoted: c.closed[closedDemoted], Demotions: c.demotions,
-		Reclaimed: c.reclaimed, Leaks: c.leaks, Replays: c.replays, OutcomesUnknown: c.unknown,
+		Reclaimed: c.reclaimed, Leaks: c.leaks, Replays: c.replays, Reruns: c.reruns, OutcomesUnknown: c.unknown,
 		LostCommitted: c.lostCommitted, LostAborted: c.lostAborted, TxRepeated: c.txAgain,
 	}
 }
+
+// StatsSource is what metrics adapters read: a [Connector] is one. Stats may be
+// called at any time from any goroutine and does not wait for the server.
+type StatsSource interface{ Stats() Stats }
+
+var _ StatsSource = (*Connector)(nil)
 
 // StatsOf returns the statistics of the pool under db; ok is false if db is not
 // pgpooled's, or if a wrapper hides it. db.Stats() shows leases only.

@@ -56,7 +56,7 @@ func RunTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx)
 		}
 		pause, _ := pauses.Next()
 		if p != nil {
-			p.noteTxAgain(err, pause)
+			p.noteTxAgain(ctx, err, pause)
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -114,14 +114,15 @@ func isLostCommit(err error) bool {
 
 // noteTxAgain counts a repetition. Conflicts are part of a serializable
 // program's day: they are logged at Debug.
-func (p *pool) noteTxAgain(err error, pause time.Duration) {
+func (p *pool) noteTxAgain(ctx context.Context, err error, pause time.Duration) {
 	level := slog.LevelDebug
 	var lost *ConnLostError
 	if errors.As(err, &lost) {
 		level = slog.LevelWarn
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.counts.txAgain++
 	p.logLocked(level, "pgpooled: running a transaction again", slog.Duration("pause", pause), slog.String("error", err.Error()))
+	p.mu.Unlock()
+	p.observe(ctx, CallEvent{Kind: CallTxAgain, Waited: pause, Err: err})
 }

@@ -162,7 +162,7 @@ func (p *pool) reclaimLocked(now time.Time) {
 	for s := p.leased.first; s != nil && p.waiters.n > 0 && now.Sub(s.taken) >= parkedAfter; {
 		next := s.next
 		if s.lease.state.CompareAndSwap(leaseFresh, leaseEmpty) {
-			p.returnLocked(s)
+			p.returnLocked(s, now)
 			p.counts.reclaimed++
 			if !p.deliverLocked(s, now) {
 				p.retireLocked(s, closedMaxIdle)
