@@ -245,6 +245,7 @@ func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (
 		p.beginOutageLocked(began, err.Error())
 	}
 	if other := p.outage.probe; other != nil && other != mine {
+		p.counts.openRetries++ // by the other one
 		return nil, 0
 	}
 	p.outage.failed++
