@@ -63,8 +63,9 @@ bench: postgres ## measure pgpooled beside lib/pq, pgx and pgbench, a quarter of
 	mkdir -p bin
 	cd bench && PGPOOLED_TEST_BENCH_COMMAND="make bench" go run . -write ../docs/benchmarks.md -json ../bin/bench.json
 
-docs: ## regenerate docs/parameters.md and the comment in doc.go from the parameter table
+docs: ## regenerate docs/parameters.md, the comment in doc.go and docs/metrics.md from their tables
 	go test -count=1 -timeout 5m -run TestParameters . -update
+	go test -count=1 -timeout 5m ./internal/metrics -update
 
 clean: ## remove what the targets above built, and the cached test results
 	rm -rf bin
