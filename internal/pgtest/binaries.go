@@ -34,6 +34,9 @@ var wellKnown = []string{
 	"/usr/local/bin",
 }
 
+// ErrNoServer says that no PostgreSQL server is installed where Start looks.
+var ErrNoServer = errors.New("pgtest: no PostgreSQL server found (initdb and postgres)")
+
 // findBinaries returns the folder with initdb and postgres: $PGPOOLED_TEST_PG_BIN,
 // the PATH, what pg_config says, then the newest of the well-known folders.
 func findBinaries() (string, error) {
@@ -65,7 +68,7 @@ func findBinaries() (string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return "", errors.New("pgtest: no PostgreSQL server found (initdb and postgres): run `make postgres`, which installs one, or name the folder of its programs in " + binVariable)
+		return "", fmt.Errorf("%w: run `make postgres`, which installs one, or name the folder of its programs in %s", ErrNoServer, binVariable)
 	}
 	sort.SliceStable(found, func(i, j int) bool { return folderVersion(found[i]) > folderVersion(found[j]) })
 	return found[0], nil

@@ -12,14 +12,14 @@ import (
 	"github.com/lib/pq"
 )
 
-// adminName is the application_name of the Admin pool.
-const adminName = "pgtest-admin"
+// AdminName is the application_name of the Admin pool.
+const AdminName = "pgtest-admin"
 
 // openAdmin uses the Unix socket, so that nothing a test does to TCP, TLS or
 // passwords gets in its way, and a superuser, who finds a reserved connection
 // when the server is full.
 func (s *Server) openAdmin() *sql.DB {
-	c, err := pq.NewConnector(s.DSN("host", s.sock, "sslmode", "disable", "password", "", "application_name", adminName, "connect_timeout", "20"))
+	c, err := pq.NewConnector(s.DSN("host", s.sock, "sslmode", "disable", "password", "", "application_name", AdminName, "connect_timeout", "20"))
 	if err != nil {
 		panic("pgtest: own DSN: " + err.Error())
 	}

@@ -5,6 +5,7 @@ package pgtest
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -83,7 +84,7 @@ func TestDatabasesAreSeparateAndDropEndsTheirSessions(t *testing.T) {
 	if err := s.AwaitSessions(ctx, "held", 1); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.CountSessions(ctx, adminName); err != nil || n != 0 {
+	if n, err := s.CountSessions(ctx, AdminName); err != nil || n != 0 {
 		t.Fatalf("the count includes its own session: %d, %v", n, err)
 	}
 	drop()
@@ -256,5 +257,17 @@ func TestFailedStartTellsWhatTheServerSaid(t *testing.T) {
 	_, err := Start(testContext(t), Options{Params: map[string]string{"no_such_setting": "1"}})
 	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
 		t.Fatalf("error %v", err)
+	}
+}
+
+func TestWithoutAServerTheErrorSaysSoAndWhatToDo(t *testing.T) {
+	t.Setenv(binVariable, "")
+	t.Setenv("PATH", t.TempDir())
+	saved := wellKnown
+	defer func() { wellKnown = saved }()
+	wellKnown = nil
+	_, err := findBinaries()
+	if !errors.Is(err, ErrNoServer) || !strings.Contains(err.Error(), "make postgres") || !strings.Contains(err.Error(), binVariable) {
+		t.Errorf("%v", err)
 	}
 }
