@@ -176,7 +176,11 @@ func TestOfTwoReplicasThatStartAtOnceOneMigrates(t *testing.T) {
 	env := append(patient, "DATABASE_URL", database)
 	replicas := []*process{launch(t, env...), launch(t, env...)}
 	for _, p := range replicas {
-		p.await(t, "it wants to migrate", func() bool { return len(p.logged("migrating")) == 1 })
+		p.await(t, "both have asked for the lock", func() bool {
+			var n int
+			err := db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_try_advisory_lock%'").Scan(&n)
+			return err == nil && n == 2
+		})
 		if status, _ := get(p.url(t, "api") + "/healthz"); status != 200 {
 			t.Errorf("liveness while it waits: %d", status)
 		}
