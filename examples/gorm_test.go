@@ -37,7 +37,7 @@ func openGORM(dsn string) (db *gorm.DB, done func()) {
 // The answer to COMMIT is lost. With commit_check in the DSN GORM's Transaction
 // returns nil: the order is there.
 func Example_gormLostCommit() {
-	shop := newShop()
+	shop := newShop("commit_check", "ledger")
 	defer shop.close()
 	db, done := openGORM(shop.dsn)
 	defer done()
@@ -46,7 +46,7 @@ func Example_gormLostCommit() {
 		if err := tx.Create(&Order{ID: 4711, Article: "one bicycle"}).Error; err != nil {
 			return err
 		}
-		shop.loseTheAnswer()
+		shop.network.LoseAnswer()
 		return nil
 	})
 	fmt.Println("transaction:", err)
@@ -71,7 +71,7 @@ func Example_gormLostCommit() {
 // RunTx gives a *sql.Tx; GORM takes it as the connection of a gorm.DB that lives
 // as long as the transaction.
 func Example_gormRunTx() {
-	shop := newShop()
+	shop := newShop("commit_check", "ledger")
 	defer shop.close()
 	db, done := openGORM(shop.dsn)
 	defer done()
@@ -91,7 +91,7 @@ func Example_gormRunTx() {
 			return err
 		}
 		if attempts++; attempts == 1 {
-			shop.loseTheMessage() // COMMIT does not arrive
+			shop.network.LoseMessage() // COMMIT does not arrive
 		}
 		return nil
 	})

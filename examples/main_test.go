@@ -3,58 +3,54 @@ package examples
 import (
 	"context"
 	"fmt"
+	"log"
 	"log/slog"
 	"os"
 	"testing"
 
-	"github.com/pgpooled/pgpooled/internal/faultnet"
-	"github.com/pgpooled/pgpooled/internal/pgtest"
+	"github.com/pgpooled/pgpooled/pgpooledtest"
 )
 
-var server *pgtest.Server
+// server has a password, which one of the examples changes.
+var server *pgpooledtest.Server
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // pgpooled tells of each lost COMMIT
 	var err error
-	if server, err = pgtest.Start(context.Background(), pgtest.Options{}); err != nil {
+	if server, err = pgpooledtest.New(context.Background(), pgpooledtest.WithPassword("first")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	if err := server.Stop(); err != nil {
+	if err := server.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
 }
 
-// shop is an empty database behind a network of its own.
+// shop is an empty database behind a network of its own. It has a test's methods
+// that pgpooledtest asks for, which an Example has not.
 type shop struct {
-	dsn   string
-	proxy *faultnet.Proxy
-	drop  func()
+	dsn     string
+	network *pgpooledtest.Proxy
+	ends    []func()
 }
 
-func newShop() *shop {
-	name, drop, err := server.CreateDatabase(context.Background())
-	if err != nil {
-		panic(err)
-	}
-	proxy, err := faultnet.New(server.Addr())
-	if err != nil {
-		panic(err)
-	}
-	dsn := server.DSN("host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "dbname", name, "commit_check", "ledger")
-	return &shop{dsn: dsn, proxy: proxy, drop: drop}
+func newShop(kv ...string) *shop {
+	s := &shop{}
+	s.network = server.Proxy(s)
+	s.dsn = server.Database(s, s.network.Via(kv...)...)
+	return s
 }
+
+func (s *shop) Helper()                           {}
+func (s *shop) Logf(format string, args ...any)   { log.Printf(format, args...) }
+func (s *shop) Fatalf(format string, args ...any) { log.Fatalf(format, args...) }
+func (s *shop) Cleanup(f func())                  { s.ends = append(s.ends, f) }
 
 func (s *shop) close() {
-	_ = s.proxy.Close()
-	s.drop()
+	for i := len(s.ends) - 1; i >= 0; i-- {
+		s.ends[i]()
+	}
 }
-
-// loseTheAnswer: what is sent next arrives, its answer does not.
-func (s *shop) loseTheAnswer() { s.proxy.Arm(faultnet.ToClient, 0, faultnet.CutClient) }
-
-// loseTheMessage: only the first bytes of what is sent next arrive.
-func (s *shop) loseTheMessage() { s.proxy.Arm(faultnet.ToServer, 10, faultnet.CutBoth) }

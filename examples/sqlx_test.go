@@ -22,7 +22,7 @@ type order struct {
 // The answer to COMMIT is lost. With commit_check in the DSN sqlx's own Commit
 // returns nil: the order is there.
 func Example_sqlxLostCommit() {
-	shop := newShop()
+	shop := newShop("commit_check", "ledger")
 	defer shop.close()
 	db := sqlx.MustOpen("pgpooled", shop.dsn)
 	defer db.Close()
@@ -32,7 +32,7 @@ func Example_sqlxLostCommit() {
 	if _, err := tx.NamedExec("INSERT INTO orders VALUES (:id, :article)", order{4711, "one bicycle"}); err != nil {
 		log.Fatal(err)
 	}
-	shop.loseTheAnswer()
+	shop.network.LoseAnswer()
 	fmt.Println("commit:", tx.Commit())
 	stats, _ := pgpooled.StatsOf(db.DB)
 	fmt.Println("lost and found to be committed:", stats.LostCommitted)
@@ -51,7 +51,7 @@ func Example_sqlxLostCommit() {
 // RunTx gives a *sql.Tx; sqlx.Tx around it has sqlx's methods. Such a Tx does not
 // know its driver, so a text with names or question marks is bound by db.
 func Example_sqlxRunTx() {
-	shop := newShop()
+	shop := newShop("commit_check", "ledger")
 	defer shop.close()
 	db := sqlx.MustOpen("pgpooled", shop.dsn)
 	defer db.Close()
@@ -72,7 +72,7 @@ func Example_sqlxRunTx() {
 			return err
 		}
 		if attempts++; attempts == 1 {
-			shop.loseTheMessage() // COMMIT does not arrive
+			shop.network.LoseMessage() // COMMIT does not arrive
 		}
 		return nil
 	})
