@@ -263,21 +263,28 @@ func TestOutcomeACommitWithoutAnAnswerIsUnknownWhateverTheReason(t *testing.T) {
 	table := looseTable(t)
 	for name, test := range map[string]struct {
 		timeout string
-		ctx     time.Duration
+		ends    bool // the context does
 		cause   error
 	}{
-		"context":        {"0", 300 * time.Millisecond, context.DeadlineExceeded},
-		"socket_timeout": {"300ms", time.Minute, os.ErrDeadlineExceeded},
+		"context":        {"0", true, context.Canceled},
+		"socket_timeout": {"2s", false, os.ErrDeadlineExceeded},
 	} {
 		db, proxy := through(t, server, "socket_timeout", test.timeout, "cancel_grace", "200ms")
-		ctx, cancel := context.WithTimeout(context.Background(), test.ctx)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		mustExec(t, tx, "insert into "+table+" values (1)")
-		proxy.Freeze()
+		fired := proxy.Fired()
+		proxy.Arm(faultnet.ToServer, 0, faultnet.Stall)
+		if test.ends {
+			go func() {
+				_ = proxy.AwaitFired(testContext(t), fired+1) // COMMIT is under way
+				cancel()
+			}()
+		}
 		err = tx.Commit()
 		proxy.Thaw()
 		var unknown *pgpooled.OutcomeUnknownError
