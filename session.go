@@ -21,7 +21,8 @@ import (
 // server process is still there.
 const lingerLimit = 2 * time.Second
 
-// sessionConn is what sqlmw's wrapped connection can do.
+// sessionConn is what a connection with the interceptor around it can do, and
+// what lib/pq's own can.
 type sessionConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -36,7 +37,7 @@ type sessionConn interface {
 // while it is idle, a lease's while it is in use, one goroutine's while it is
 // opened or closed; handing it over goes through the pool's mutex.
 type session struct {
-	conn  sessionConn // sqlmw around base, with intr in between
+	conn  sessionConn // base with intr around it
 	base  driver.Conn // lib/pq's own, or WithBase's
 	wire  *wire       // nil with WithBase
 	intr  *interceptor
@@ -159,6 +160,7 @@ func (o *opener) attemptExcept(ctx context.Context, posing map[string]error) (*s
 	s.conn = conn.(sessionConn)
 	s.watchNotices()
 	if s.wire != nil {
+		s.conn = &frame{s.base.(sessionConn), s.intr}
 		s.wire.greeted()
 		s.intr.cache = newStmtCache(o.cfg.StatementCacheCapacity)
 	}
