@@ -14,14 +14,15 @@
 //
 // A driver never sees the *sql.DB, so it cannot set that one's limits. The pool is
 // therefore below it: what database/sql takes for a connection is a lease on a
-// session of the pool, and its IsValid is false, so that database/sql closes it
-// after the call, which gives the session to the next caller in line.
+// session of the pool. After the call database/sql asks the lease whether it is
+// valid, which gives the session to the next caller in line; what it keeps is a
+// lease without one, which takes another when it is used again.
 //
 //	sql.DB ──Connect(ctx)──▶ Connector ──▶ pool ──▶ session: one server connection
 //	  ▲                                                │
 //	  └────── lease, the driver.Conn of sql.DB ◀───────┘
 //
-//	lease ─▶ sqlmw ─▶ interceptor ─▶ lib/pq ─▶ (TLS) ─▶ wire ─▶ server
+//	lease ─▶ frame ─▶ interceptor ─▶ lib/pq ─▶ (TLS) ─▶ wire ─▶ server
 //	                   guards the deadline,              counts the bytes sent,
 //	                   judges failures                   looks at the socket
 //

@@ -169,6 +169,7 @@ func openPool(op *opener) *pool {
 		retry: retryPolicy{mode: cfg.RetryMode, maxAttempts: cfg.RetryMaxAttempts, baseDelay: cfg.RetryBaseDelay, maxDelay: cfg.RetryMaxDelay},
 	}, op.opts.log, op.connect)
 	p.commitCheck, p.observer = cfg.CommitCheck, op.opts.observer
+	p.keeps = op.opts.base == nil // a scripted base expects what database/sql does with a connection that it has done with
 	p.mu.Lock()
 	p.logLocked(slog.LevelInfo, "pgpooled: pool opened",
 		slog.Int("max_open_conns", cfg.MaxOpenConns), slog.Int("min_idle_conns", cfg.MinIdleConns))
@@ -199,6 +200,7 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.shut = &c.closed
 	return l, nil
 }
 

@@ -30,9 +30,11 @@ type interceptor struct {
 	tx     *txn        // the transaction begun through BeginTx, nil = none
 
 	closing []*stmt // statements to close once the rows, or a COPY, are
+	unkept  int     // statements of this lease that are in no cache
 
-	cache  *stmtCache    // nil = none
-	pinned []*cachedStmt // that statements of this lease have
+	prepared bool          // the text of the call is one that the caller has prepared
+	cache    *stmtCache    // nil = none
+	pinned   []*cachedStmt // that statements of this lease have
 
 	guard guard
 }
@@ -139,13 +141,13 @@ func (i *interceptor) endLease(kept bool) (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
 	if !kept {
-		for _, e := range i.pinned {
-			e.pins = 0
+		for n, e := range i.pinned {
+			e.pins, i.pinned[n] = 0, nil
 		}
-		i.pinned = nil
+		i.pinned, i.unkept = i.pinned[:0], 0
 		i.lease++
 	}
-	i.used, i.rows, i.tx, i.closing, i.broken = false, nil, nil, nil, nil
+	i.used, i.rows, i.tx, i.closing, i.broken, i.prepared = false, nil, nil, nil, nil, false
 	return clean, left
 }
 
@@ -173,8 +175,8 @@ func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerCon
 	if err != nil {
 		return nil, err
 	}
-	if len(args) > 0 {
-		e, err := i.cachedStmt(ctx, &c, query, false)
+	if len(args) > 0 || i.prepared {
+		e, err := i.cachedStmt(ctx, &c, query, i.prepared)
 		if err != nil {
 			return nil, i.end(c, err)
 		}
@@ -195,8 +197,8 @@ func (i *interceptor) ConnQueryContext(ctx context.Context, conn driver.QueryerC
 	if err != nil {
 		return ctx, nil, err
 	}
-	if len(args) > 0 {
-		e, err := i.cachedStmt(own, &c, query, false)
+	if len(args) > 0 || i.prepared {
+		e, err := i.cachedStmt(own, &c, query, i.prepared)
 		if err != nil {
 			return ctx, nil, i.end(c, err)
 		}
@@ -250,7 +252,8 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
 	}
-	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, copies: copies}, nil
+	i.unkept++
+	return ctx, &stmt{Stmt: st, intr: i, lease: i.lease, own: true, copies: copies}, nil
 }
 
 // feeding says whether a COPY is open: lib/pq reads its answer in a goroutine of

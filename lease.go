@@ -12,7 +12,7 @@ import (
 // A lease is in one of these states. It leaves leaseFresh by compare-and-swap:
 // either its first call wins it or the pool takes its session back.
 const (
-	leaseEmpty int32 = iota // has no session: not yet, or it went to somebody who waited
+	leaseEmpty int32 = iota // has no session: it takes one at its next call
 	leaseFresh              // has a session, nothing was asked of it
 	leaseUsed               // has a session
 	leaseClosed
@@ -25,16 +25,20 @@ const parkedAfter = 20 * time.Millisecond
 
 var errLeaseClosed = errors.New("pgpooled: connection used after it was closed")
 
-// lease is the driver.Conn that database/sql holds. Its IsValid is false, so
-// that database/sql closes it after the call, which returns the session to the
-// pool. database/sql makes one call at a time; the pool may reclaim the session
-// of a fresh lease at any time.
+// lease is the driver.Conn that database/sql holds. When it is asked whether it
+// is valid, database/sql has done with it: its session goes back to the pool,
+// and what database/sql keeps has none until it is used again. database/sql
+// makes one call at a time; the pool may reclaim the session of a fresh lease at
+// any time.
 type lease struct {
 	pool     *pool
+	shut     *atomic.Bool // its connector is closed
 	state    atomic.Int32
 	s        *session // owned by whoever won the state
-	calls    int      // what ran on it, Ping aside
+	turn     uint64   // counts the users that database/sql gave it to
+	calls    int      // what ran on it in this turn, Ping aside
 	replayed bool     // its session is still inside a repeated read's transaction
+	failed   error    // why it got no session, until a call has said so
 
 	raw  bool // PQConn gave lib/pq's connection away
 	solo bool // database/sql keeps it: there is no pool to return to
@@ -64,20 +68,31 @@ var (
 // newLease leases a session.
 func (p *pool) newLease(ctx context.Context) (*lease, error) {
 	l := &lease{pool: p}
-	if p.tracing {
-		l.trace()
-	}
-	if _, err := p.acquire(ctx, l); err != nil {
+	if err := l.take(ctx); err != nil {
 		return nil, err
 	}
-	l.state.Store(leaseFresh)
 	return l, nil
+}
+
+// take gets a session for a lease that has none.
+func (l *lease) take(ctx context.Context) error {
+	if l.shut != nil && l.shut.Load() {
+		return ErrClosed
+	}
+	if l.pool.tracing {
+		l.trace()
+	}
+	if _, err := l.pool.acquire(ctx, l); err != nil {
+		return err
+	}
+	l.state.Store(leaseFresh)
+	return nil
 }
 
 // trace remembers who takes the lease.
 func (l *lease) trace() {
 	pcs := make([]uintptr, 32)
-	l.stack = pcs[:runtime.Callers(3, pcs)]
+	l.stack = pcs[:runtime.Callers(4, pcs)]
 }
 
 // use returns the session for a call. The first call of a lease that was put
@@ -104,6 +119,10 @@ func (l *lease) use(ctx context.Context) (*session, error) {
 		}
 		l.pool.giveUp(l.s, closedDead)
 	}
+	if err := l.failed; err != nil {
+		l.failed = nil
+		return nil, err
+	}
 	return l.replace(ctx)
 }
 
@@ -121,12 +140,19 @@ func (l *lease) replace(ctx context.Context) (*session, error) {
 
 // Close returns the session to the pool. A closed lease is inert.
 func (l *lease) Close() error {
+	l.giveBack(leaseClosed)
+	return nil
+}
+
+// giveBack returns the session, if there is one, to the pool. It says whether
+// the lease was open.
+func (l *lease) giveBack(next int32) bool {
 	for {
 		state := l.state.Load()
 		if state == leaseClosed {
-			return nil
+			return false
 		}
-		if !l.state.CompareAndSwap(state, leaseClosed) {
+		if !l.state.CompareAndSwap(state, next) {
 			continue
 		}
 		if state != leaseEmpty {
@@ -135,24 +161,42 @@ func (l *lease) Close() error {
 			}
 			l.pool.release(l.s)
 		}
-		return nil
+		return true
 	}
 }
 
-// IsValid is false: database/sql must not keep the lease.
+// IsValid is what database/sql asks when it has done with the lease. The session
+// goes back to the pool; without it the lease costs nothing, and database/sql
+// may keep it. One that has a statement which is in no cache has to be closed,
+// for database/sql would go on to use it.
 func (l *lease) IsValid() bool {
-	if l.solo && l.state.Load() != leaseClosed {
+	switch state := l.state.Load(); {
+	case l.solo && state != leaseClosed:
 		l.pool.mu.Lock()
 		expired := l.pool.expiredLocked(l.s, time.Now())
 		l.pool.mu.Unlock()
 		return !expired && l.s.check() == nil
+	case !l.pool.keeps, state == leaseUsed && l.s.intr.unkept > 0, l.shut != nil && l.shut.Load():
+		return false
 	}
-	return false
+	l.turn++
+	open := l.giveBack(leaseEmpty)
+	l.calls, l.replayed, l.raw, l.failed = 0, false, false, nil
+	return open
 }
 
-// ResetSession is called only if something between database/sql and pgpooled
-// hides IsValid, so that database/sql keeps leases of its own.
+// ResetSession is what database/sql asks before it uses a lease again that it
+// has kept: it gets a session, as a new one would. An error is told once more by
+// the call that follows: database/sql heeds none here but ErrBadConn, and would
+// wait for another lease as long as it has waited for this one.
+//
+// A lease that still has a session was kept because something between
+// database/sql and pgpooled hides IsValid.
 func (l *lease) ResetSession(ctx context.Context) error {
+	if l.state.Load() == leaseEmpty {
+		l.failed = l.take(ctx)
+		return l.failed
+	}
 	if !l.solo {
 		l.pool.hintHidden()
 	}
@@ -172,34 +216,63 @@ func (l *lease) ResetSession(ctx context.Context) error {
 
 // ExecContext runs a statement that returns no rows.
 func (l *lease) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return firstCall(ctx, l, query, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, query, args) })
+	return l.exec(ctx, query, args, false)
+}
+
+// exec runs a text; prepared says that the caller has prepared it.
+func (l *lease) exec(ctx context.Context, query string, args []driver.NamedValue, prepared bool) (driver.Result, error) {
+	s, first, err := l.begin(ctx, prepared)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.conn.ExecContext(ctx, query, args)
+	if err != nil && first {
+		return callAgain(ctx, l, query, err, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, query, args) })
+	}
+	return res, err
 }
 
 // QueryContext runs a statement that returns rows.
 func (l *lease) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	return firstCall(ctx, l, query, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
+	return l.query(ctx, query, args, false)
 }
 
-// firstCall runs a statement and, if it is the first call of the lease, runs it
-// again when its connection is lost and it only reads or is idempotent, or when
-// its server was demoted.
-func firstCall[T any](ctx context.Context, l *lease, query string, run func(sessionConn) (T, error)) (T, error) {
-	isFirst := l.state.Load() != leaseUsed
-	s, err := l.use(ctx)
+func (l *lease) query(ctx context.Context, query string, args []driver.NamedValue, prepared bool) (driver.Rows, error) {
+	s, first, err := l.begin(ctx, prepared)
 	if err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.QueryContext(ctx, query, args)
+	if err != nil && first {
+		return callAgain(ctx, l, query, err, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, query, args) })
+	}
+	return rows, err
+}
+
+// begin returns the session for a statement, and whether it is the lease's first
+// call.
+func (l *lease) begin(ctx context.Context, prepared bool) (s *session, first bool, err error) {
+	first = l.state.Load() != leaseUsed
+	if s, err = l.use(ctx); err != nil {
+		return nil, false, err
+	}
+	s.intr.prepared = prepared
+	l.calls++
+	return s, first, nil
+}
+
+// callAgain runs a statement that failed as the first call of its lease again:
+// when its connection was lost and it only reads or is idempotent, or when its
+// server was demoted.
+func callAgain[T any](ctx context.Context, l *lease, query string, err error, run func(sessionConn) (T, error)) (T, error) {
+	var unknown *OutcomeUnknownError
+	switch {
+	case l.state.Load() != leaseUsed:
 		var zero T
 		return zero, err
-	}
-	l.calls++
-	v, err := run(s.conn)
-	if err == nil || !isFirst || l.state.Load() != leaseUsed {
-		return v, err
-	}
-	if s.refused && isPlainWrite(query) {
+	case l.s.refused && isPlainWrite(query):
 		return runElsewhere(ctx, l, err, run)
-	}
-	var unknown *OutcomeUnknownError
-	if errors.As(err, &unknown) && unknown.repeatable {
+	case errors.As(err, &unknown) && unknown.repeatable:
 		return runAgain(ctx, l, err, run)
 	}
 	return readAgain(ctx, l, err, run)
@@ -216,7 +289,7 @@ func (l *lease) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	if err != nil {
 		return nil, err
 	}
-	return &leaseStmt{sessionStmt: st.(sessionStmt), l: l, query: query}, nil
+	return &leaseStmt{sessionStmt: st.(sessionStmt), l: l, turn: l.turn, query: query}, nil
 }
 
 // BeginTx begins a transaction.

@@ -6,7 +6,7 @@ import (
 	"errors"
 )
 
-// sessionStmt is what sqlmw's wrapped statement can do.
+// sessionStmt is what a session's statement can do.
 type sessionStmt interface {
 	driver.Stmt
 	driver.StmtExecContext
@@ -18,26 +18,52 @@ type sessionStmt interface {
 
 // leaseStmt is a prepared statement as database/sql holds it. If nothing but its
 // own Prepare has run on the lease, it is like the lease's first call: what may be
-// repeated is run again when its connection is lost, from then on by its text.
+// repeated is run again when its connection is lost, from then on by its text. So
+// is what is run after the lease went to its next user, on another session: the
+// text is in the statement cache.
 type leaseStmt struct {
 	sessionStmt
 	l     *lease
+	turn  uint64 // the lease's, when it was prepared
 	query string
 	moved bool // its session is gone
 }
 
+// byText says whether only the text is left of the statement.
+func (st *leaseStmt) byText() bool { return st.moved || st.turn != st.l.turn }
+
+// Close closes the statement, unless it went with its session.
+func (st *leaseStmt) Close() error {
+	if st.turn != st.l.turn {
+		return nil
+	}
+	return st.sessionStmt.Close()
+}
+
 // ExecContext runs the statement.
 func (st *leaseStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	return runStmt(ctx, st,
-		func() (driver.Result, error) { return st.sessionStmt.ExecContext(ctx, args) },
-		func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, st.query, args) })
+	if st.byText() {
+		return st.l.exec(ctx, st.query, args, true)
+	}
+	fresh := st.begin()
+	res, err := st.sessionStmt.ExecContext(ctx, args)
+	if err != nil {
+		return stmtAgain(ctx, st, fresh, err, func(c sessionConn) (driver.Result, error) { return c.ExecContext(ctx, st.query, args) })
+	}
+	return res, nil
 }
 
 // QueryContext runs the statement.
 func (st *leaseStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return runStmt(ctx, st,
-		func() (driver.Rows, error) { return st.sessionStmt.QueryContext(ctx, args) },
-		func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, st.query, args) })
+	if st.byText() {
+		return st.l.query(ctx, st.query, args, true)
+	}
+	fresh := st.begin()
+	rows, err := st.sessionStmt.QueryContext(ctx, args)
+	if err != nil {
+		return stmtAgain(ctx, st, fresh, err, func(c sessionConn) (driver.Rows, error) { return c.QueryContext(ctx, st.query, args) })
+	}
+	return rows, nil
 }
 
 // Exec and Query are for wrappers that know no context.
@@ -50,16 +76,15 @@ func (st *leaseStmt) Query(args []driver.Value) (driver.Rows, error) {
 	return st.QueryContext(context.Background(), named(args))
 }
 
-func runStmt[T any](ctx context.Context, st *leaseStmt, prepared func() (T, error), byText func(sessionConn) (T, error)) (T, error) {
-	if st.moved {
-		return firstCall(ctx, st.l, st.query, byText)
-	}
-	fresh := st.l.calls == 1
+// begin counts a call and says whether nothing but its Prepare came before.
+func (st *leaseStmt) begin() (fresh bool) {
+	fresh = st.l.calls == 1
 	st.l.calls++
-	v, err := prepared()
-	if err == nil {
-		return v, nil
-	}
+	return fresh
+}
+
+// stmtAgain is callAgain for a statement.
+func stmtAgain[T any](ctx context.Context, st *leaseStmt, fresh bool, err error, byText func(sessionConn) (T, error)) (v T, _ error) {
 	fresh = fresh && st.l.state.Load() == leaseUsed
 	var lost *ConnLostError // here, because it escapes
 	switch {

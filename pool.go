@@ -32,6 +32,7 @@ type pool struct {
 	example atomic.Pointer[driver.Conn]
 	hidden  sync.Once // the hint about wrappers that hide IsValid
 	tracing bool      // leases remember who took them
+	keeps   bool      // database/sql may keep leases
 	mode    RetryMode // retry_mode
 
 	commitCheck CommitCheck // of transactions whose context does not say
@@ -204,6 +205,7 @@ func (p *pool) settle(ctx context.Context, w *waiter, start time.Time, served bo
 // lendLocked puts a session into the hands of a lease.
 func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 	s.taken, s.lease, s.inUse = now, l, true
+	l.leaked = false
 	s.suspect = p.suspectLocked(s)
 	l.s = s
 	p.leased.push(s)

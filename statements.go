@@ -12,6 +12,7 @@ type stmt struct {
 	driver.Stmt
 	intr   *interceptor
 	lease  uint64
+	own    bool        // the session has it for this lease only
 	copies bool        // COPY ... FROM STDIN
 	entry  *cachedStmt // the cache's, which closes it; nil = its own
 }
@@ -191,6 +192,9 @@ func (i *interceptor) closeStmt(st *stmt) error {
 	if st.entry != nil {
 		st.entry.pins = max(st.entry.pins-1, 0)
 		return nil
+	}
+	if st.own {
+		i.unkept--
 	}
 	if i.s.doomed.Load() || i.failure() != nil {
 		return nil // it goes with the session
