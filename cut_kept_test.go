@@ -72,9 +72,14 @@ func TestNoCallOfAKeptStatementCutAtAnyByteIsDoneTwiceOrFalselyReported(t *testi
 		for range 2 {
 			_ = insert(ctx, db, "insert into "+table+" values ($1) on conflict do nothing", warmer)
 		}
+		_, _ = db.ExecContext(ctx, outdates)
 		return after(1)(ctx, db, table, id)
 	}})
 }
+
+// outdates makes a session's kept statements out of date, which leaves their
+// place to the next text.
+const outdates = "discard temp"
 
 func keeping(capacity string) cutmatrix.Driver {
 	d := pooled
@@ -108,6 +113,7 @@ func TestAWriteCutWhileItIsPreparedIsNotInDoubt(t *testing.T) {
 		for range 2 {
 			askFor(t, db, "select $1::int", 7)
 		}
+		mustExec(t, db, outdates)
 		mustExec(t, db, insert(after), -1)
 		fired := proxy.Fired()
 		proxy.Arm(faultnet.ToServer, after, faultnet.CutClient)

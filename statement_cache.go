@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"hash/maphash"
 	"log/slog"
 	"strings"
 
@@ -13,8 +12,9 @@ import (
 
 // stmtCache keeps a session's prepared statements, so that a text with arguments
 // takes one round trip instead of two. A text gets in when the session sees it
-// for the second time: one that never repeats costs nothing. It belongs to its
-// session's interceptor and is used by one goroutine at a time.
+// for the second time: one that never repeats costs nothing. Once the cache is
+// full, when it is seen much more often than the one that has to go. It belongs
+// to its session's interceptor and is used by one goroutine at a time.
 type stmtCache struct {
 	limit  int
 	direct proof
@@ -23,7 +23,7 @@ type stmtCache struct {
 	byText         map[string]*cachedStmt
 	newest, oldest *cachedStmt
 	spent          []*cachedStmt // out of date, not closed yet
-	seen           map[uint64]struct{}
+	sights         sights
 	epoch          uint64 // grows with everything in the session that may change plans
 	unsettled      change // what the end of a transaction may take back
 }
@@ -35,6 +35,7 @@ type cachedStmt struct {
 	epoch        uint64
 	pins         int  // db.Prepare has it, so often
 	changes      bool // running it may change plans
+	uses         int  // lately, as sights has it
 	newer, older *cachedStmt
 }
 
@@ -57,8 +58,6 @@ const (
 // maxCachedText is the longest text that is kept, in bytes.
 const maxCachedText = 64 << 10
 
-var hashSeed = maphash.MakeSeed()
-
 func newStmtCache(capacity int) *stmtCache {
 	c := &stmtCache{limit: capacity, direct: isDirect}
 	if capacity < 0 {
@@ -68,7 +67,7 @@ func newStmtCache(capacity int) *stmtCache {
 		return nil
 	}
 	c.byText = make(map[string]*cachedStmt)
-	c.seen = make(map[uint64]struct{})
+	c.sights = newSights(8 * c.limit)
 	return c
 }
 
@@ -91,11 +90,19 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 		k.drop(e, true)
 		e = nil
 	}
+	if k.sights.tick() {
+		k.age()
+	}
 	if e != nil {
+		e.uses++
 		k.touch(e)
 		return e, nil
 	}
-	if !explicit && !k.secondSight(query) {
+	seen := k.sights.note(query)
+	switch {
+	case explicit:
+		seen = max(seen, onceAndAgain)
+	case seen < 2:
 		return nil, nil
 	}
 	if len(query) > maxCachedText || !cacheable(query) {
@@ -106,7 +113,7 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 	}
 	op := c.op
 	c.op = "prepare"
-	room, err := i.makeRoom()
+	room, err := i.makeRoom(seen)
 	if err != nil {
 		return nil, err
 	}
@@ -129,24 +136,11 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 		return nil, nil
 	}
 	c.op = op
-	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing}
+	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing, uses: seen}
 	k.byText[query] = e
 	k.touch(e)
 	c.before = i.s.bytesSent() // the statement itself is not among it
 	return e, nil
-}
-
-// secondSight says whether the text has been seen lately.
-func (k *stmtCache) secondSight(query string) bool {
-	h := maphash.String(hashSeed, query)
-	if _, ok := k.seen[h]; ok {
-		return true
-	}
-	if len(k.seen) >= 4*k.limit {
-		clear(k.seen)
-	}
-	k.seen[h] = struct{}{}
-	return false
 }
 
 // touch makes e the newest.
@@ -185,16 +179,16 @@ func (k *stmtCache) drop(e *cachedStmt, exists bool) {
 		return
 	}
 	delete(k.byText, e.text)
-	delete(k.seen, maphash.String(hashSeed, e.text))
+	k.sights.forget(e.text)
 	k.unlink(e)
 	if exists {
 		k.spent = append(k.spent, e)
 	}
 }
 
-// makeRoom closes a statement if there is no room for one more, one that is out
-// of date first. room is false if all are in use.
-func (i *interceptor) makeRoom() (room bool, err error) {
+// makeRoom closes a statement if there is no room for one more that was seen so
+// often, one that is out of date first. room is false if all shall stay.
+func (i *interceptor) makeRoom(seen int) (room bool, err error) {
 	k := i.cache
 	if len(k.byText)+len(k.spent) < k.limit {
 		return true, nil
@@ -209,7 +203,7 @@ func (i *interceptor) makeRoom() (room bool, err error) {
 	for e != nil && e.pins > 0 {
 		e = e.newer
 	}
-	if e == nil {
+	if e == nil || e.epoch == i.planEpoch() && !displaces(seen, e.uses) {
 		return false, nil
 	}
 	k.drop(e, false)

@@ -43,6 +43,7 @@ func TestTheCacheKeepsTheDeadlineOnASilentNetwork(t *testing.T) {
 						for range 3 {
 							askFor(t, db, "select $1::int", 7)
 						}
+						mustExec(t, db, outdates)
 					}
 					for range step.before {
 						mustExec(t, db, insert, warmer)
