@@ -23,10 +23,7 @@ func (p *pool) close(grant time.Duration) error {
 		return nil
 	}
 	p.closed = true
-	for w := p.waiters.first; w != nil; w = p.waiters.first {
-		p.waiters.remove(w)
-		w.ch <- delivery{err: ErrClosed}
-	}
+	p.failAllLocked(ErrClosed)
 	for len(p.idle) > 0 {
 		p.retireIdleLocked(0, closedPool)
 	}

@@ -275,17 +275,9 @@ func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (
 func (p *pool) refuseLocked(err error) {
 	if p.leased.n > 0 {
 		if w := p.waiters.first; w != nil {
-			p.waiters.remove(w)
-			w.ch <- delivery{err: err}
+			p.answerLocked(w, delivery{err: err}, time.Now())
 		}
 		return
 	}
 	p.failAllLocked(err)
-}
-
-func (p *pool) failAllLocked(err error) {
-	for w := p.waiters.first; w != nil; w = p.waiters.first {
-		p.waiters.remove(w)
-		w.ch <- delivery{err: err}
-	}
 }

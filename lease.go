@@ -45,6 +45,8 @@ type lease struct {
 
 	lost error // why it was closed before its time
 
+	wait *waiter // its place in line, nil until it has waited
+
 	stack  []uintptr // who took it, with leak detection only
 	leaked bool      // guarded by pool.mu: it was reported
 }

@@ -64,11 +64,9 @@ type pool struct {
 	drained  chan struct{} // closed when the last lease of a closed pool is back
 	outage   outage
 	counts   counts
-	watched  bool      // upkeep already looks after the waiters
-	next     time.Time // when upkeep looks again, zero = when poked
-	tending  bool      // upkeep is at it
-	spare    *waiter   // waiters to use again, linked by next
-	spares   int
+	watched  bool            // upkeep already looks after the waiters
+	next     time.Time       // when upkeep looks again, zero = when poked
+	tending  bool            // upkeep is at it
 	events   []event         // to be logged
 	logging  bool            // flushLogs is at it
 	checked  time.Time       // when upkeep last looked at warm sessions
@@ -136,69 +134,52 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Err: err})
 		return nil, err
 	}
-	w := p.waiterLocked(l, start)
+	w := l.waiter(start)
 	p.waiters.push(w)
 	p.counts.waits++
 	p.growLocked()
 	p.watchLocked(start)
-	left := p.limits.timeout - time.Since(start)
-	timed := p.limits.timeout > 0
+	if p.limits.timeout > 0 {
+		p.wakeByLocked(start.Add(p.limits.timeout))
+	}
 	p.mu.Unlock()
 
-	var timeout <-chan time.Time
-	if timed {
-		timeout = w.expireIn(left)
-	}
-	var ended error
 	select {
 	case d := <-w.ch:
-		p.settle(ctx, w, start, d.s != nil)
+		p.noteWaited(ctx, w)
 		return d.s, d.err
-	case <-timeout:
 	case <-ctx.Done():
-		ended = ctx.Err()
+		return p.giveUpWaiting(ctx, w)
 	}
-	return p.giveUpWaiting(ctx, w, start, ended)
 }
 
 // giveUpWaiting leaves the line, unless a delivery was faster: then a session
-// is kept, or handed on if the context has ended.
-func (p *pool) giveUpWaiting(ctx context.Context, w *waiter, start time.Time, ended error) (*session, error) {
+// is handed on.
+func (p *pool) giveUpWaiting(ctx context.Context, w *waiter) (*session, error) {
+	ended := ctx.Err()
 	p.mu.Lock()
 	if w.queued {
-		if ended == nil {
-			p.waitedInVainLocked(start)
-		}
-		err := p.timeoutLocked(start, ended)
-		p.waiters.remove(w)
-		p.counts.noteTimeout(ended)
+		err := p.timeoutLocked(w.since, ended)
+		p.counts.cancelled++
+		p.leaveLocked(w, time.Now())
 		p.mu.Unlock()
-		p.settle(ctx, w, start, false)
+		p.noteWaited(ctx, w)
 		return nil, err
 	}
 	p.mu.Unlock()
 	d := <-w.ch // sent before the waiter left the line
-	p.settle(ctx, w, start, d.s != nil)
-	if d.s != nil && ended != nil {
+	p.noteWaited(ctx, w)
+	if d.s != nil {
 		p.release(d.s)
 		return nil, ended
 	}
-	return d.s, d.err
+	return nil, d.err
 }
 
-// settle accounts for a finished wait and frees the waiter.
-func (p *pool) settle(ctx context.Context, w *waiter, start time.Time, served bool) {
-	waited := time.Since(start)
-	p.mu.Lock()
-	p.counts.waitTime += waited
-	if served {
-		p.counts.waitTimes.add(waited)
-	}
-	away, last := p.outage.during(start), p.outage.last
-	p.spareLocked(w)
-	p.mu.Unlock()
-	if away {
-		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Waited: waited, Err: last})
+// noteWaited tells the observer of a wait in an outage.
+func (p *pool) noteWaited(ctx context.Context, w *waiter) {
+	if w.away {
+		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Waited: w.waited, Err: w.last})
 	}
 }
 
@@ -223,7 +204,8 @@ func (p *pool) lendLocked(s *session, l *lease, now time.Time) {
 // or makes it idle. It returns false if it can do neither.
 func (p *pool) deliverLocked(s *session, now time.Time) bool {
 	if w := p.waiters.first; w != nil {
-		p.waiters.remove(w)
+		p.leaveLocked(w, now)
+		p.counts.waitTimes.add(w.waited)
 		p.lendLocked(s, w.lease, now)
 		w.ch <- delivery{s: s}
 		return true

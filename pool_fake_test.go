@@ -289,9 +289,9 @@ func audit(p *pool, srv *fakeServer) error {
 	for _, n := range c.closed {
 		gone += n
 	}
-	for w := p.spare; w != nil; w = w.next {
-		if len(w.ch) != 0 || w.queued || w.lease != nil {
-			return errors.New("a spare waiter is not empty")
+	for s := p.leased.first; s != nil; s = s.next {
+		if w := s.lease.wait; w != nil && (len(w.ch) != 0 || w.queued) {
+			return errors.New("a lease has a session and waits for another")
 		}
 	}
 	opened := len(p.idle) + p.leased.n

@@ -45,14 +45,6 @@ type counts struct {
 	closed                               [closeReasons]int64
 }
 
-func (c *counts) noteTimeout(ended error) {
-	if ended != nil {
-		c.cancelled++
-	} else {
-		c.timeouts++
-	}
-}
-
 // Stats is the state of a pool at one moment and its totals since it was
 // opened. All counters only grow.
 type Stats struct {

@@ -8,7 +8,7 @@ import (
 
 // upkeep is the pool's one background loop: it closes sessions that were idle
 // or lived for too long, keeps warm ones, takes back parked ones while others
-// wait, and reports leases held for too long. It sleeps until the earliest of
+// wait, ends waits that take too long, and reports leases held for too long. It sleeps until the earliest of
 // these is due, and runs from newPool until close.
 func (p *pool) upkeep() {
 	defer p.wg.Done()
@@ -28,6 +28,7 @@ func (p *pool) upkeep() {
 		p.expireLocked(now)
 		p.growLocked()
 		p.reclaimLocked(now)
+		p.endWaitsLocked(now)
 		p.leaksLocked(now)
 		if p.limits.minIdle > 0 && len(p.idle) > 0 {
 			p.wakeByLocked(p.checked.Add(warmCheck))

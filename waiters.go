@@ -9,7 +9,7 @@ type delivery struct {
 	err error
 }
 
-// waiter is a caller in line. pool.mu decides between "delivered" and
+// waiter is a lease in line. pool.mu decides between "delivered" and
 // "cancelled": whoever takes it out of the line, by clearing queued, either
 // sends the one delivery or is the caller that gave up.
 type waiter struct {
@@ -18,47 +18,59 @@ type waiter struct {
 	lease      *lease
 	since      time.Time
 
-	ch    chan delivery // one delivery at most, never blocks the sender
-	timer *time.Timer   // nil until first needed
+	ch chan delivery // one delivery at most, never blocks the sender
+
+	// Of the last wait, once it is over.
+	waited time.Duration
+	away   bool  // there was an outage meanwhile
+	last   error // of connecting
 }
 
-// spareLimit bounds how many waiters a pool keeps for later.
-const spareLimit = 256
-
-// waiterLocked makes a waiter, out of a spare one if there is: its channel and
-// timer serve again.
-func (p *pool) waiterLocked(l *lease, since time.Time) *waiter {
-	w := p.spare
-	if w == nil {
-		w = &waiter{ch: make(chan delivery, 1)}
-	} else {
-		p.spare, w.next = w.next, nil
-		p.spares--
+// waiter puts the lease in line, each time with the same waiter: it waits for
+// one session at a time.
+func (l *lease) waiter(since time.Time) *waiter {
+	if l.wait == nil {
+		l.wait = &waiter{lease: l, ch: make(chan delivery, 1)}
 	}
-	w.lease, w.since = l, since
-	return w
+	l.wait.since = since
+	return l.wait
 }
 
-// spareLocked takes a waiter that is out of line and whose channel is empty.
-func (p *pool) spareLocked(w *waiter) {
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	w.lease = nil
-	if p.spares < spareLimit {
-		w.next, p.spare = p.spare, w
-		p.spares++
+// answerLocked ends a wait.
+func (p *pool) answerLocked(w *waiter, d delivery, now time.Time) {
+	p.leaveLocked(w, now)
+	w.ch <- d
+}
+
+func (p *pool) leaveLocked(w *waiter, now time.Time) {
+	p.waiters.remove(w)
+	w.waited = max(0, now.Sub(w.since))
+	w.away, w.last = p.outage.during(w.since), p.outage.last
+	p.counts.waitTime += w.waited
+}
+
+// failAllLocked ends every wait.
+func (p *pool) failAllLocked(err error) {
+	now := time.Now()
+	for w := p.waiters.first; w != nil; w = p.waiters.first {
+		p.answerLocked(w, delivery{err: err}, now)
 	}
 }
 
-// expireIn arms the waiter's timer.
-func (w *waiter) expireIn(d time.Duration) <-chan time.Time {
-	if w.timer == nil {
-		w.timer = time.NewTimer(d)
-	} else {
-		w.timer.Reset(d)
+// endWaitsLocked ends the waits that have taken pool_timeout: those of the first
+// in line.
+func (p *pool) endWaitsLocked(now time.Time) {
+	limit := p.limits.timeout
+	for w := p.waiters.first; w != nil && limit > 0; w = p.waiters.first {
+		if until := w.since.Add(limit); now.Before(until) {
+			p.wakeByLocked(until)
+			return
+		}
+		p.waitedInVainLocked(w.since)
+		err := p.timeoutLocked(w.since, nil)
+		p.counts.timeouts++
+		p.answerLocked(w, delivery{err: err}, now)
 	}
-	return w.timer.C
 }
 
 // waiterList is the line: a doubly linked list, so that giving up is as cheap
