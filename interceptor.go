@@ -280,7 +280,11 @@ func (i *interceptor) ConnBeginTx(ctx context.Context, conn driver.ConnBeginTx, 
 	}
 	var tx driver.Tx
 	if err == nil {
-		tx, err = conn.BeginTx(context.WithoutCancel(ctx), opts)
+		own := ctx
+		if ctx.Done() != nil {
+			own = context.WithoutCancel(ctx)
+		}
+		tx, err = conn.BeginTx(own, opts)
 	}
 	if err = i.end(c, err); err != nil {
 		return ctx, nil, err
@@ -356,7 +360,10 @@ func (i *interceptor) RowsNext(_ context.Context, rows driver.Rows, dest []drive
 		return errStaleRows
 	}
 	err := rows.Next(dest)
-	if err == io.EOF { // the contract of driver.Rows
+	switch err {
+	case nil:
+		return nil
+	case io.EOF: // the contract of driver.Rows
 		if i.broken = i.trust(i.read); i.broken != nil {
 			return i.broken
 		}

@@ -21,10 +21,10 @@ func (p *pool) usable(ctx context.Context, s *session, start time.Time) (bool, e
 	if s.check() != nil {
 		return false, nil
 	}
-	now := time.Now()
-	if !s.suspect && !s.stale(now) {
+	if !s.suspect && !s.stale(s.taken) {
 		return true, nil
 	}
+	now := time.Now()
 	limit, err := p.timeToAsk(ctx, start, now)
 	if err != nil {
 		p.release(s)

@@ -89,8 +89,8 @@ func newPool(name string, l limits, log *slog.Logger, open func(context.Context)
 // within pool_timeout and the context, whichever ends first.
 func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 	start := time.Now()
-	for {
-		s, err := p.take(ctx, l, start)
+	for now := start; ; now = time.Now() {
+		s, err := p.take(ctx, l, start, now)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 
 // take gets a session without looking at it. start is when the caller came: it
 // sets the caller's place in line, also when it comes again.
-func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, error) {
+func (p *pool) take(ctx context.Context, l *lease, start, now time.Time) (*session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (p *pool) take(ctx context.Context, l *lease, start time.Time) (*session, e
 		s := p.idle[n-1]
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
-		p.lendLocked(s, l, time.Now())
+		p.lendLocked(s, l, now)
 		p.counts.waitTimes.Counts[0]++ // no wait: its length is not worth a look at the clock
 		if p.limits.minIdle > 0 {
 			p.growLocked()

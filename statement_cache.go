@@ -26,6 +26,7 @@ type stmtCache struct {
 	sights         sights
 	epoch          uint64 // grows with everything in the session that may change plans
 	unsettled      change // what the end of a transaction may take back
+	told           [16]told
 }
 
 // cachedStmt is one prepared statement; lib/pq has given it a name.
@@ -43,6 +44,25 @@ type cachedDriverStmt interface {
 	driver.Stmt
 	driver.StmtExecContext
 	driver.StmtQueryContext
+}
+
+// told is what changeBy has said of a text.
+type told struct {
+	text string
+	by   change
+}
+
+// changeBy remembers what it said of a few texts, those that were the last of
+// their length: a program has its texts again and again.
+func (k *stmtCache) changeBy(query string) change {
+	if len(query) > maxCachedText {
+		return changeBy(query)
+	}
+	t := &k.told[len(query)%len(k.told)]
+	if t.text != query {
+		*t = told{query, changeBy(query)}
+	}
+	return t.by
 }
 
 // proof says whether the session's statements are its own: behind a transaction
@@ -293,7 +313,7 @@ func (i *interceptor) noteChange(query string) {
 	if k == nil {
 		return
 	}
-	if by := changeBy(query); by != changesNothing {
+	if by := k.changeBy(query); by != changesNothing {
 		i.planChanged(by)
 	} else if k.unsettled != changesNothing && endWords[firstWord(query)] {
 		i.planChanged(k.unsettled) // also back to a savepoint

@@ -98,12 +98,12 @@ func setsMeaning(args string) bool {
 	return !ended || planSettings[lowerASCII(name)]
 }
 
-// containsAny says whether a text has one of the words, which are in lower case,
-// in it, whatever the case.
+// containsAny says whether a text has one of the words in it, whatever the case.
+// They are in lower case and begin with two letters.
 func containsAny(text string, words []string) bool {
 	for _, w := range words {
 		for i := 0; i+len(w) <= len(text); i++ {
-			if text[i]|0x20 == w[0] && strings.EqualFold(text[i:i+len(w)], w) {
+			if text[i]|0x20 == w[0] && text[i+1]|0x20 == w[1] && strings.EqualFold(text[i:i+len(w)], w) {
 				return true
 			}
 		}

@@ -47,10 +47,11 @@ type wire struct {
 	refuse  atomic.Bool  // every write fails, nothing is sent
 	polite  atomic.Bool  // Close says goodbye and leaves the socket to hangUp
 
-	mu     sync.Mutex // guards the fields below
-	cause  error      // the first failure
-	closed bool       // Close was called: reads and writes fail from now on
-	fixed  bool       // a deadline is set that patience must not move
+	cause  atomic.Pointer[error] // the first failure
+	closed atomic.Bool           // Close was called: reads and writes fail from now on
+
+	mu    sync.Mutex // guards the field below, and the deadline
+	fixed bool       // a deadline is set that patience must not move
 }
 
 func newWire(c net.Conn) *wire {
@@ -77,7 +78,7 @@ func innermost(c net.Conn) net.Conn {
 }
 
 func (w *wire) Read(b []byte) (int, error) {
-	if w.isClosed() {
+	if w.closed.Load() {
 		return 0, net.ErrClosed
 	}
 	impatient := w.patience > 0 && w.armPatience(w.Conn.SetReadDeadline)
@@ -146,7 +147,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 	if w.refuse.Load() {
 		return 0, errWriteRefused
 	}
-	if w.isClosed() {
+	if w.closed.Load() {
 		return 0, net.ErrClosed
 	}
 	for {
@@ -176,11 +177,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 // Close closes the socket; a polite wire only ends its own direction, so that
 // hangUp can wait for the server to end the other.
 func (w *wire) Close() error {
-	w.mu.Lock()
-	again := w.closed
-	w.closed = true
-	w.mu.Unlock()
-	if again {
+	if w.closed.Swap(true) {
 		return nil
 	}
 	if !w.polite.Load() {
@@ -209,34 +206,21 @@ func (w *wire) hangUp() {
 
 // abort closes the socket under whatever is using it.
 func (w *wire) abort() {
-	w.mu.Lock()
-	w.closed = true
-	w.mu.Unlock()
+	w.closed.Store(true)
 	_ = w.Conn.Close()
 }
 
 // cut makes reads and writes that are under way, and all later ones, fail.
 func (w *wire) cut() { _ = w.SetDeadline(time.Unix(1, 0)) }
 
-func (w *wire) isClosed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.closed
-}
-
-func (w *wire) fail(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.cause == nil {
-		w.cause = err
-	}
-}
+func (w *wire) fail(err error) { w.cause.CompareAndSwap(nil, &err) }
 
 // failure is why the connection failed, nil if nothing has.
 func (w *wire) failure() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.cause
+	if cause := w.cause.Load(); cause != nil {
+		return *cause
+	}
+	return nil
 }
 
 // quiet tells, without a round trip, that the server has neither closed nor
@@ -246,7 +230,7 @@ func (w *wire) quiet() error {
 	if err := w.failure(); err != nil {
 		return err
 	}
-	if w.isClosed() {
+	if w.closed.Load() {
 		return net.ErrClosed
 	}
 	if w.patience > 0 {
