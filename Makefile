@@ -55,8 +55,8 @@ soak: postgres ## mixed load and random faults for SOAK=1h; fails if a promise i
 failover: postgres ## kill a primary and promote its standby under lib/pq, pgx and pgpooled; writes the table of docs/reliability.md
 	cd compare && go run ./failover -write ../docs/reliability.md
 
-proxies: postgres compiler ## test a failover behind HAProxy and PgBouncer, which it installs if they are missing
-	@sh scripts/install.sh haproxy pgbouncer
+proxies: postgres compiler ## test behind HAProxy, PgBouncer and pgpool-II, which it installs if they are missing
+	@sh scripts/install.sh haproxy pgbouncer pgpool
 	PGPOOLED_TEST_LONG=1 go test $(RACE) -count=1 -timeout 10m -v -run Behind .
 
 bench: postgres ## measure pgpooled beside lib/pq, pgx and pgbench, a quarter of an hour; writes docs/benchmarks.md and its plots

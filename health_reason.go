@@ -24,8 +24,8 @@ import (
 //	lost          the connection failed
 //	tls           certificate or TLS set-up
 //	auth          role, password, pg_hba.conf or database
-//	starting_up   the server starts up, shuts down or recovers
-//	full          the server has no connection left (53300)
+//	starting_up   the server starts up, shuts down or recovers, or its pooler does not reach it
+//	full          the server has no connection left (53300), or its pooler
 //	pool_timeout  no session within pool_timeout or the check's time
 //	server_error  the server answered with another error
 //	other         anything else
@@ -57,6 +57,12 @@ func HealthReason(err error) string {
 	case errors.Is(err, ErrClosed):
 		return "closed"
 	case errors.As(err, &answer):
+		switch refusedByPooler(answer) {
+		case poolerFull:
+			return "full"
+		case poolerHasNoServer, poolerShutsDown:
+			return "starting_up"
+		}
 		return stateReason(string(answer.Code))
 	case errors.Is(err, syscall.ECONNREFUSED), anyOf(err, isUnixSocketMissing):
 		return "refused"

@@ -35,7 +35,7 @@ func passing(err error, known bool) bool {
 	return anyOf(err, func(err error) bool {
 		switch e := err.(type) { // anyOf unwraps
 		case *pq.Error:
-			return passingState(string(e.Code))
+			return passingState(string(e.Code)) || refusedByPooler(e) != poolerSaysNo
 		case *connectError:
 			return e.wrongServer || e.turnedAway
 		case *net.DNSError:
@@ -73,17 +73,17 @@ func passingState(code string) bool {
 	case "57P01", "57P02", "57P03", // shutting down, crashed, starting up
 		"53300", "53000", "53100", "53200", "53400": // too many connections, out of resources
 		return true
-	case "08P01": // protocol violation: asking again does not help
+	case "08P01": // protocol violation: asking again does not help, except as refusedByPooler says
 		return false
 	}
 	return len(code) == 5 && code[:2] == "08" // connection exceptions
 }
 
-// isServerFull: the server has no slot left for us (53300).
+// isServerFull: the server has no slot left for us (53300), or a pooler has none.
 func isServerFull(err error) bool {
 	return anyOf(err, func(err error) bool {
 		e, ok := err.(*pq.Error) // anyOf unwraps
-		return ok && e.Code == "53300"
+		return ok && (e.Code == "53300" || refusedByPooler(e) == poolerFull)
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -48,7 +47,7 @@ func TestBehindPgBouncerADemotedServerIsLeft(t *testing.T) {
 	needsProxies(t)
 	for what, write := range plainWrites {
 		primary, standby, _ := newPair(t)
-		ports := startPgBouncer(t, primary) + "," + startPgBouncer(t, standby)
+		ports := transactionPooler(t, primary) + "," + transactionPooler(t, standby)
 		log := &journal{}
 		db := openWith(t, primary.DSN("host", "127.0.0.1,127.0.0.1", "port", ports, "target_session_attrs", "read-write", "pgbouncer", "true"), log.option())
 		mustExec(t, db, "insert into t values (1)")
@@ -71,6 +70,13 @@ func TestBehindPgBouncerADemotedServerIsLeft(t *testing.T) {
 			t.Errorf("%s: %d rows", what, n)
 		}
 	}
+}
+
+// transactionPooler returns the port of a PgBouncer.
+func transactionPooler(t *testing.T, s *pgtest.Server) string {
+	t.Helper()
+	o := pgtest.BouncerOptions{Mode: "transaction", Size: 20, Params: map[string]string{"server_login_retry": "0.1"}}
+	return fmt.Sprint(pgtest.BouncerT(t, s, o).Port())
 }
 
 func needsProxies(t *testing.T) {
@@ -176,32 +182,5 @@ listen pg
 		fmt.Fprintf(&conf, "  server s%d %s check port %s\n", i, s.Addr(), agentPort)
 	}
 	program(t, port, "haproxy", "-db", "-f", configuration(t, "haproxy.cfg", conf.String()))
-	return port
-}
-
-// startPgBouncer returns its port.
-func startPgBouncer(t *testing.T, s *pgtest.Server) string {
-	t.Helper()
-	port := freePort(t)
-	users := configuration(t, "users.txt", "\"postgres\" \"\"\n")
-	args := []string{configuration(t, "pgbouncer.ini", fmt.Sprintf(`[databases]
-* = host=127.0.0.1 port=%d
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %s
-unix_socket_dir =
-auth_type = trust
-auth_file = %s
-pool_mode = transaction
-server_login_retry = 0.1
-`, s.Port(), port, users))}
-	if os.Geteuid() == 0 { // as which it refuses to run
-		name := "nobody"
-		if _, err := user.Lookup("postgres"); err == nil {
-			name = "postgres"
-		}
-		args = append([]string{"-u", name}, args...)
-	}
-	program(t, port, "pgbouncer", args...)
 	return port
 }

@@ -3,7 +3,8 @@
 #   postgres   a PostgreSQL server (initdb and postgres; no server is set up or
 #              left running, the tests start their own)
 #   compiler   a C compiler with libc headers, for the race detector
-#   haproxy, pgbouncer   what make proxies tests behind; not left running either
+#   haproxy, pgbouncer, pgpool   what make proxies tests behind; not left running
+#              either
 #   npm        npm and node, from which make test-matrix has its servers; not
 #              installed unless named
 # What is there is used; what is missing is installed with the system's package
@@ -118,6 +119,7 @@ install_compiler() {
 
 find_haproxy() { find_program haproxy; }
 find_pgbouncer() { find_program pgbouncer; }
+find_pgpool() { find_program pgpool; }
 
 # find_program prints where a program is that may be outside of a user's PATH.
 find_program() {
@@ -126,6 +128,15 @@ find_program() {
 
 install_haproxy() { install_service "$1" haproxy; }
 install_pgbouncer() { install_service "$1" pgbouncer; }
+
+# pgpool-II has another name everywhere, and is not everywhere.
+install_pgpool() {
+	case $1 in
+	apt-get) install_service "$1" pgpool2 ;;
+	brew) install_service "$1" pgpool-ii ;;
+	*) install_service "$1" pgpool-II ;;
+	esac
+}
 
 install_service() {
 	case $1 in
@@ -201,7 +212,8 @@ for what in "$@"; do
 		;;
 	haproxy) ensure HAProxy find_haproxy install_haproxy "Install haproxy yourself." ;;
 	pgbouncer) ensure PgBouncer find_pgbouncer install_pgbouncer "Install pgbouncer yourself." ;;
+	pgpool) ensure pgpool-II find_pgpool install_pgpool "Install pgpool-II yourself." ;;
 	npm) ensure npm has_npm install_npm "Install Node.js with npm yourself." ;;
-	*) fail "no such thing: $what (postgres, compiler, npm, haproxy, pgbouncer)" ;;
+	*) fail "no such thing: $what (postgres, compiler, npm, haproxy, pgbouncer, pgpool)" ;;
 	esac
 done

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,8 @@ import (
 type BouncerOptions struct {
 	Mode string // pool_mode: "session" (empty means that), "transaction" or "statement"
 	Size int    // default_pool_size: server connections per user and database, 1 if zero
+
+	Params map[string]string // further settings
 }
 
 // Bouncer is a running PgBouncer before a Server. It listens on 127.0.0.1 only,
@@ -24,6 +27,7 @@ type BouncerOptions struct {
 // with Options.TLS, TLS with the server's certificate.
 type Bouncer struct {
 	s    *Server
+	bin  string
 	dir  string
 	port int
 	proc *process
@@ -39,9 +43,12 @@ func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, e
 		o.Mode = "session"
 	}
 	for try := 0; ; try++ {
-		b := &Bouncer{s: s}
+		b := &Bouncer{s: s, bin: bin}
 		if b.port, err = freePort(); err == nil {
-			err = b.launch(ctx, bin, o)
+			err = b.configure(o)
+		}
+		if err == nil {
+			err = b.Up(ctx)
 		}
 		if err == nil {
 			return b, nil
@@ -64,11 +71,11 @@ func findBouncer() (string, error) {
 	return "", errors.New("pgtest: no PgBouncer found: run `make pgbouncer`, which installs one")
 }
 
-func (b *Bouncer) launch(ctx context.Context, bin string, o BouncerOptions) (err error) {
+func (b *Bouncer) configure(o BouncerOptions) (err error) {
 	if b.dir, err = os.MkdirTemp(b.s.dir, "bouncer-"); err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}
-	users, ini := filepath.Join(b.dir, "users.txt"), filepath.Join(b.dir, "pgbouncer.ini")
+	users, ini := filepath.Join(b.dir, "users.txt"), b.ini()
 	conf := fmt.Sprintf(`[databases]
 * = host=127.0.0.1 port=%d
 [pgbouncer]
@@ -77,6 +84,7 @@ listen_port = %d
 unix_socket_dir =
 auth_type = trust
 auth_file = %s
+admin_users = postgres
 pool_mode = %s
 default_pool_size = %d
 max_client_conn = 200
@@ -87,19 +95,33 @@ server_tls_sslmode = disable
 		conf += fmt.Sprintf("client_tls_sslmode = allow\nclient_tls_key_file = %s\nclient_tls_cert_file = %s\n",
 			b.s.path("server.key"), b.s.path("server.crt"))
 	}
+	for k, v := range o.Params {
+		conf += k + " = " + v + "\n"
+	}
 	err = errors.Join(os.WriteFile(users, []byte("\"postgres\" \"\"\n"), 0o600), os.WriteFile(ini, []byte(conf), 0o600))
 	for _, f := range []string{b.dir, users, ini} {
 		err = errors.Join(err, b.s.owner.chown(f))
 	}
-	log, lerr := os.Create(filepath.Join(b.dir, "log"))
-	if err = errors.Join(err, lerr); err != nil {
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	return nil
+}
+
+func (b *Bouncer) ini() string { return filepath.Join(b.dir, "pgbouncer.ini") }
+
+// Up starts it, also again on the same port after it has ended, and waits until
+// it takes connections.
+func (b *Bouncer) Up(ctx context.Context) error {
+	log, err := os.Create(filepath.Join(b.dir, "log"))
+	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(bin, ini)
+	cmd := exec.Command(b.bin, b.ini())
 	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, b.dir, serverEnv()
 	if b.proc, err = spawn(cmd, b.s.owner); err != nil {
-		return fmt.Errorf("pgtest: start %s: %w", bin, err)
+		return fmt.Errorf("pgtest: start %s: %w", b.bin, err)
 	}
 	return b.awaitReady(ctx)
 }
@@ -116,8 +138,8 @@ func (b *Bouncer) awaitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-b.proc.done:
-			out, _ := os.ReadFile(filepath.Join(b.dir, "log"))
-			if strings.Contains(string(out), "in use") {
+			out := b.Log()
+			if strings.Contains(out, "in use") {
 				return fmt.Errorf("%w; PgBouncer says:\n%s", errPortTaken, out)
 			}
 			return fmt.Errorf("pgtest: PgBouncer ended (%v); it says:\n%s", b.proc.err, out)
@@ -129,6 +151,39 @@ func (b *Bouncer) awaitReady(ctx context.Context) error {
 
 // Addr is where it listens, 127.0.0.1:port.
 func (b *Bouncer) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(b.port)) }
+
+// Port is where it listens.
+func (b *Bouncer) Port() int { return b.port }
+
+// Command has its console execute a command: PAUSE, RESUME, KILL, SHUTDOWN, ...
+// One that ends the PgBouncer may end in an error.
+func (b *Bouncer) Command(ctx context.Context, text string) error {
+	db, err := sql.Open("postgres", b.s.DSN("port", strconv.Itoa(b.port), "dbname", "pgbouncer", "sslmode", "disable"))
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	defer db.Close()
+	if _, err = db.ExecContext(ctx, text); err != nil {
+		return fmt.Errorf("pgtest: PgBouncer: %s: %w", text, err)
+	}
+	return nil
+}
+
+// Log is what it has printed since it was last started.
+func (b *Bouncer) Log() string {
+	out, _ := os.ReadFile(filepath.Join(b.dir, "log"))
+	return string(out)
+}
+
+// AwaitExit waits until it has ended by itself.
+func (b *Bouncer) AwaitExit(ctx context.Context) error {
+	select {
+	case <-b.proc.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("pgtest: PgBouncer has not ended: %w", ctx.Err())
+	}
+}
 
 // DSN is Server.DSN through the PgBouncer.
 func (b *Bouncer) DSN(kv ...string) string {
@@ -157,6 +212,9 @@ func BouncerT(t TB, s *Server, o BouncerOptions) *Bouncer {
 		t.Fatalf("no PgBouncer for this test: %v", err)
 	}
 	t.Cleanup(func() {
+		if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
+			t.Logf("PgBouncer says:\n%s", b.Log())
+		}
 		if err := b.Stop(); err != nil {
 			t.Logf("%v", err)
 		}
