@@ -41,6 +41,7 @@ type dialer struct {
 	turnedAway bool                     // guarded by mu: a server answered the first message with an error
 	closed     bool                     // guarded by mu: the session is closed, no more cancel requests
 	cancel     map[*cancelConn]struct{} // guarded by mu: sockets of cancel requests
+	through    chan struct{}            // guarded by mu: closed when the last of them is gone; nil = nobody waits
 }
 
 func newDialer(ctx context.Context, o *opener, s *session, hosts int) *dialer {
@@ -250,7 +251,7 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 		err = errSessionClosed
 	}
 	if err != nil {
-		delete(d.cancel, cc)
+		d.forgetLocked(cc)
 		if c != nil {
 			_ = c.Close()
 		}
@@ -258,6 +259,42 @@ func (d *dialer) dialCancel(ctx context.Context, network, address string) (net.C
 	}
 	cc.Conn = c
 	return cc, nil
+}
+
+// drain allows no more cancel requests and waits until those that were sent have
+// been answered, at most until the deadline. A pooler that is hung up on before
+// it has passed one on may take its next client for it: PgBouncer 1.18 hangs up
+// on that one, or crashes.
+func (d *dialer) drain(until time.Time) {
+	d.mu.Lock()
+	d.closed = true
+	for cc := range d.cancel {
+		if cc.Conn == nil { // nothing was sent
+			cc.stop()
+		}
+	}
+	if len(d.cancel) == 0 {
+		d.mu.Unlock()
+		return
+	}
+	d.through = make(chan struct{})
+	through := d.through
+	d.mu.Unlock()
+	limit := time.NewTimer(time.Until(until))
+	defer limit.Stop()
+	select {
+	case <-through:
+	case <-limit.C:
+	}
+}
+
+// forgetLocked takes a cancel request's socket off the list.
+func (d *dialer) forgetLocked(cc *cancelConn) {
+	delete(d.cancel, cc)
+	if len(d.cancel) == 0 && d.through != nil {
+		close(d.through)
+		d.through = nil
+	}
 }
 
 // close ends cancel requests that are still under way and allows no more.
@@ -282,8 +319,9 @@ type cancelConn struct {
 }
 
 func (c *cancelConn) Close() error {
+	err := c.Conn.Close()
 	c.d.mu.Lock()
-	delete(c.d.cancel, c)
-	c.d.mu.Unlock()
-	return c.Conn.Close()
+	defer c.d.mu.Unlock()
+	c.d.forgetLocked(c)
+	return err
 }

@@ -332,14 +332,17 @@ func (s *session) inTransaction() bool {
 	return s.valid() != nil
 }
 
-// close says goodbye, waits until the server has closed its end or lingerLimit
-// is over, and frees everything the session had.
+// close waits for cancel requests on their way, says goodbye, waits until the
+// server has closed its end, all of it for at most lingerLimit, and frees
+// everything the session had.
 func (s *session) close() {
 	if s.wire == nil {
 		_ = s.conn.Close()
 		return
 	}
-	_ = s.wire.SetDeadline(time.Now().Add(lingerLimit))
+	until := time.Now().Add(lingerLimit)
+	s.dials.drain(until)
+	_ = s.wire.SetDeadline(until)
 	_ = s.base.Close()
 	s.wire.hangUp()
 	s.dials.close()
