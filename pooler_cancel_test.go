@@ -2,6 +2,7 @@ package pgpooled_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"testing"
 
@@ -20,20 +21,26 @@ func TestACancelThroughPgBouncerEndsTheStatementAndNoOther(t *testing.T) {
 				b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: mode, Size: map[string]int{"session": 2, "transaction": 1}[mode]})
 				db, name := behind(t, b, mode, "sslmode", tls, "max_open_conns", "1", "cancel_grace", "20s")
 				others, _ := behind(t, b, mode, "sslmode", tls, "max_open_conns", "1")
-				for range 8 {
-					ctx, cancel := context.WithCancel(testContext(t))
-					done := beside(func() error { _, err := db.ExecContext(ctx, "select pg_sleep(60)"); return err })
-					eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
-					cancel()
-					if err := result(t, done); !errors.Is(err, context.Canceled) {
-						t.Errorf("%T %v", err, err)
-					}
-					eventually(t, "the statement has ended on the server", func() bool { return running(t, name) == 0 })
-					for range 20 {
-						mustExec(t, others, "select pg_sleep(0.001)")
-					}
-				}
+				cancelAndLook(t, db, name, others)
 			})
+		}
+	}
+}
+
+// cancelAndLook cancels statements and has others run theirs.
+func cancelAndLook(t *testing.T, db *sql.DB, name string, others *sql.DB) {
+	t.Helper()
+	for range 8 {
+		ctx, cancel := context.WithCancel(testContext(t))
+		done := beside(func() error { _, err := db.ExecContext(ctx, "select pg_sleep(60)"); return err })
+		eventually(t, "the statement runs", func() bool { return running(t, name) == 1 })
+		cancel()
+		if err := result(t, done); !errors.Is(err, context.Canceled) {
+			t.Errorf("%T %v", err, err)
+		}
+		eventually(t, "the statement has ended on the server", func() bool { return running(t, name) == 0 })
+		for range 20 {
+			mustExec(t, others, "select pg_sleep(0.001)")
 		}
 	}
 }

@@ -1,11 +1,14 @@
 package pgpooled_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lib/pq"
@@ -111,34 +114,41 @@ func TestAServerProcessKilledBehindPgBouncer(t *testing.T) {
 			mustExec(t, s.Admin(), "create table held (id int)")
 			b := pgtest.BouncerT(t, s, pgtest.BouncerOptions{Mode: mode, Size: 3, Params: map[string]string{"server_login_retry": "0.1"}})
 			db, name := behind(t, b, mode, "pool_timeout", "50s")
-			kill := func(call func() error) error {
-				t.Helper()
-				release := locked(t, s, "held")
-				defer release()
-				done := beside(call)
-				kill9(t, heldUp(t, s, name)) // the server ends all sessions and recovers
-				return result(t, done)
-			}
-
-			err := kill(func() error { return result(t, inserting(t, db, "held")) })
-			if asUnknown(t, err); errors.Is(err, sql.ErrConnDone) {
-				t.Error(err)
-			}
-			var n int
-			err = kill(func() error { return db.QueryRowContext(testContext(t), "select count(*) from held").Scan(&n) })
-			if err != nil || n != 0 {
-				t.Errorf("a read: %d rows, %v", n, err)
-			}
-			tx := begun(t, testContext(t), db)
-			err = kill(func() error { _, err := tx.ExecContext(testContext(t), "insert into held values (1)"); return err })
-			if lost := asLost(t, err); !lost.InTx {
-				t.Error(err)
-			}
-			_ = tx.Rollback()
-			if n := queryInt(t, db, "select count(*) from held"); n != 0 {
-				t.Errorf("%d rows", n)
-			}
+			killWhatRuns(t, s, db, name)
 		})
+	}
+}
+
+// killWhatRuns kills the server processes of statements that run in db. The
+// table held is there, and empty.
+func killWhatRuns(t *testing.T, s *pgtest.Server, db *sql.DB, name string) {
+	t.Helper()
+	kill := func(call func() error) error {
+		t.Helper()
+		release := locked(t, s, "held")
+		defer release()
+		done := beside(call)
+		kill9(t, heldUp(t, s, name)) // the server ends all sessions and recovers
+		return result(t, done)
+	}
+
+	err := kill(func() error { return result(t, inserting(t, db, "held")) })
+	if asUnknown(t, err); errors.Is(err, sql.ErrConnDone) {
+		t.Error(err)
+	}
+	var n int
+	err = kill(func() error { return db.QueryRowContext(testContext(t), "select count(*) from held").Scan(&n) })
+	if err != nil || n != 0 {
+		t.Errorf("a read: %d rows, %v", n, err)
+	}
+	tx := begun(t, testContext(t), db)
+	err = kill(func() error { _, err := tx.ExecContext(testContext(t), "insert into held values (1)"); return err })
+	if lost := asLost(t, err); !lost.InTx {
+		t.Error(err)
+	}
+	_ = tx.Rollback()
+	if n := queryInt(t, db, "select count(*) from held"); n != 0 {
+		t.Errorf("%d rows", n)
 	}
 }
 
@@ -288,4 +298,32 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 			}
 		}
 	})
+}
+
+// outOfProcesses is a server that could not start a process for its first client.
+type outOfProcesses struct{ asked atomic.Int32 }
+
+func (d *outOfProcesses) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.asked.Add(1) > 1 {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		_, _ = theirs.Read(make([]byte, 1024))
+		_, _ = theirs.Write([]byte("Ecould not fork new process for connection: Resource temporarily unavailable\n\x00"))
+	}()
+	return ours, nil
+}
+
+// PostgreSQL says so in a form of its own, and pgpool-II has such errors for a
+// server that starts up: lib/pq gives no SQLSTATE.
+func TestAServerThatCannotStartAProcessIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	dialer := &outOfProcesses{}
+	db := openWith(t, server.DSN("sslmode", "disable", "application_name", app(), "pool_timeout", "50s"), quiet, pgpooled.WithDialer(dialer))
+	mustExec(t, db, "select 1")
+	if n := dialer.asked.Load(); n != 2 {
+		t.Errorf("%d dials", n)
+	}
 }

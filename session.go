@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -260,7 +261,8 @@ func (o *opener) connectError(ctx context.Context, s *session, err error, start 
 		// server that starts up or shuts down answers with an error.
 		e.cause, e.turnedAway = errTurnedAway, true
 	}
-	e.turnedAway = e.turnedAway || errors.Is(err, errNoDowngrade)
+	e.turnedAway = e.turnedAway || errors.Is(err, errNoDowngrade) ||
+		anyOf(err, func(err error) bool { return strings.HasPrefix(err.Error(), withoutProcess) })
 	if o.cfg.PQ.SSLNegotiation == pq.SSLNegotiationDirect && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		// An older server takes TLS that nobody negotiated for garbage and hangs up.
 		e.cause = fmt.Errorf("the server hung up: %w (sslnegotiation=direct needs PostgreSQL 17 or newer; leave it out for an older one)", err)
@@ -277,6 +279,11 @@ var errTurnedAway = errors.New("the server answered the request for TLS with an 
 // errNoDowngrade: lib/pq would go on without TLS, and without a word. libpq of
 // PostgreSQL 17 does not either.
 var errNoDowngrade = errors.New("the server neither granted nor refused TLS: it starts up or shuts down; sslmode=prefer does without TLS only where the server says that it has none")
+
+// withoutProcess begins what lib/pq says, untyped, of an error in the form of
+// before PostgreSQL 7.4: the server could not start a process for us, or pgpool-II
+// was itself refused by its server.
+const withoutProcess = "pq: server error: "
 
 // wrongServer is what lib/pq says, untyped, of a server that does not have the
 // target_session_attrs: after a failover it may.

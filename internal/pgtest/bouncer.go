@@ -35,7 +35,7 @@ type Bouncer struct {
 
 // StartBouncer starts a PgBouncer before s and waits until it takes connections.
 func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, error) {
-	bin, err := findBouncer()
+	bin, err := findPooler("pgbouncer", "pgbouncer")
 	if err != nil {
 		return nil, err
 	}
@@ -60,15 +60,15 @@ func StartBouncer(ctx context.Context, s *Server, o BouncerOptions) (*Bouncer, e
 	}
 }
 
-// findBouncer looks in the PATH and in the folders that a user's PATH often
+// findPooler looks in the PATH and in the folders that a user's PATH often
 // lacks, as scripts/install.sh does.
-func findBouncer() (string, error) {
+func findPooler(name, target string) (string, error) {
 	for _, dir := range []string{"", "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"} {
-		if bin, err := exec.LookPath(filepath.Join(dir, "pgbouncer")); err == nil {
+		if bin, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return filepath.Abs(bin)
 		}
 	}
-	return "", errors.New("pgtest: no PgBouncer found: run `make pgbouncer`, which installs one")
+	return "", fmt.Errorf("pgtest: no %s found: run `make %s`, which installs one", name, target)
 }
 
 func (b *Bouncer) configure(o BouncerOptions) (err error) {
@@ -127,24 +127,29 @@ func (b *Bouncer) Up(ctx context.Context) error {
 }
 
 func (b *Bouncer) awaitReady(ctx context.Context) error {
+	return awaitListener(ctx, b.proc, "PgBouncer", b.Addr(), b.Log)
+}
+
+// awaitListener waits until a pooler takes connections.
+func awaitListener(ctx context.Context, proc *process, name, addr string, log func() string) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if c, err := net.Dial("tcp4", b.Addr()); err == nil {
+		if c, err := net.Dial("tcp4", addr); err == nil {
 			return c.Close()
 		}
 		select {
 		case <-tick.C:
-		case <-b.proc.done:
-			out := b.Log()
+		case <-proc.done:
+			out := log()
 			if strings.Contains(out, "in use") {
-				return fmt.Errorf("%w; PgBouncer says:\n%s", errPortTaken, out)
+				return fmt.Errorf("%w; %s says:\n%s", errPortTaken, name, out)
 			}
-			return fmt.Errorf("pgtest: PgBouncer ended (%v); it says:\n%s", b.proc.err, out)
+			return fmt.Errorf("pgtest: %s ended (%v); it says:\n%s", name, proc.err, out)
 		case <-ctx.Done():
-			return fmt.Errorf("pgtest: PgBouncer is not ready: %w", ctx.Err())
+			return fmt.Errorf("pgtest: %s is not ready: %w", name, ctx.Err())
 		}
 	}
 }
