@@ -72,7 +72,7 @@ func TestCheckCapacityIsWhatTheServerGrants(t *testing.T) {
 		{"a limit that others have used up", "alter database shop connection limit 4", 9, 4, 4 - 3, `CONNECTION LIMIT 4 of database "shop"`},
 	} {
 		mustExec(t, s.Admin(), tt.alter)
-		db := openWith(t, s.DSN("user", "app", "dbname", "shop", "application_name", "web", "max_open_conns", "0", "pool_timeout", "200ms"), quiet)
+		db := openWith(t, s.DSN("user", "app", "dbname", "shop", "application_name", "web", "max_open_conns", "0", "pool_timeout", "50s"), quiet)
 		c := capacity(t, db, 3)
 		if c.Role != "app" || c.Database != "shop" || c.MaxConnections != 24 || c.Reserved != 3 || c.RoleLimit != tt.role || c.DatabaseLimit != tt.database {
 			t.Errorf("%s: %+v", tt.what, c)
@@ -87,9 +87,9 @@ func TestCheckCapacityIsWhatTheServerGrants(t *testing.T) {
 			t.Errorf("%s: room for %d, at most %d; %s", tt.what, c.Room, c.Largest, c)
 		}
 		release := hold(t, db, c.Room)
-		_, err := db.ExecContext(testContext(t), "select 1")
-		var full *pq.Error
-		if !errors.Is(err, pgpooled.ErrPoolTimeout) || !errors.As(err, &full) || full.Code != "53300" {
+		more := openWith(t, s.DSN("user", "app", "dbname", "shop", "retry_mode", "off", "pool_timeout", "50s"), quiet)
+		err := more.PingContext(testContext(t))
+		if full, ok := err.(*pq.Error); !ok || full.Code != "53300" {
 			t.Errorf("%s: one session more than there is room for: %v", tt.what, err)
 		}
 		release()

@@ -1,12 +1,8 @@
 package pgpooled_test
 
 import (
-	"errors"
 	"testing"
 
-	"github.com/lib/pq"
-
-	"github.com/pgpooled/pgpooled"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
@@ -53,9 +49,5 @@ func TestBehindPgpoolThatIsKilledOrFull(t *testing.T) {
 	must(t, result(t, done))
 
 	hold(t, db, 2)
-	err := openWith(t, p.DSN("pool_timeout", "300ms"), quiet).PingContext(testContext(t))
-	var full *pq.Error
-	if !errors.Is(err, pgpooled.ErrPoolTimeout) || !errors.As(err, &full) || full.Code != "53300" {
-		t.Errorf("%T %v", err, err)
-	}
+	checkFull(t, openWith(t, p.DSN("pool_timeout", "50s"), quiet), "53300")
 }

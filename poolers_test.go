@@ -278,15 +278,11 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 		}
 		mine()
 
-		hasty, _ := behind(t, b, "transaction", "pool_timeout", "300ms")
 		hold(t, db, 2)
-		taken := openWith(t, b.DSN("pgbouncer", "true"), quiet)
+		taken, _ := behind(t, b, "transaction")
 		hold(t, taken, 1)
-		err := hasty.PingContext(testContext(t))
-		var answer *pq.Error
-		if !errors.Is(err, pgpooled.ErrPoolTimeout) || !errors.As(err, &answer) || answer.Code != "08P01" || pgpooled.HealthReason(err) != "full" {
-			t.Errorf("%s: %v", pgpooled.HealthReason(err), err)
-		}
+		late, _ := behind(t, b, "transaction", "pool_timeout", "50s")
+		checkFull(t, late, "08P01")
 	})
 	t.Run("what does not pass", func(t *testing.T) {
 		t.Parallel()
@@ -298,6 +294,25 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checkFull has a pool wait for a connection that it is refused, until its caller
+// gives up.
+func checkFull(t *testing.T, db *sql.DB, code pq.ErrorCode) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	done := beside(func() error { return db.PingContext(ctx) })
+	eventually(t, "it is turned away", func() bool { return stats(t, db).OpenErrors > 0 })
+	cancel()
+	err := result(t, done)
+	var (
+		waited *pgpooled.PoolTimeoutError
+		answer *pq.Error
+	)
+	if !errors.As(err, &waited) || !errors.As(err, &answer) || answer.Code != code || pgpooled.HealthReason(err) != "full" {
+		t.Errorf("%s: %T %v", pgpooled.HealthReason(err), err, err)
+	}
 }
 
 // outOfProcesses is a server that could not start a process for its first client.
