@@ -144,6 +144,9 @@ func (p *pool) dial() {
 		s, err := p.open(p.ctx)
 		busy = false
 		if err == nil {
+			err = p.confirm(s)
+		}
+		if err == nil {
 			s.epoch = epoch
 			p.opened(s, began)
 			return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -99,6 +100,25 @@ func (p *pool) noteLossLocked(why closeReason, now time.Time) {
 
 // suspectLocked says whether nothing was heard of the session since then.
 func (p *pool) suspectLocked(s *session) bool { return s.idleSince.Before(p.lostAt) }
+
+// confirm asks a new session for an answer, where a connection has failed in a
+// call and none has answered since. PgBouncer lets its clients in before it has a
+// server for them, and turns away what they send: without the question an outage
+// behind it would look like sessions that open, and break under each caller.
+func (p *pool) confirm(s *session) error {
+	p.mu.Lock()
+	doubt := p.lostAt.After(p.outage.answer)
+	p.mu.Unlock()
+	if !doubt || s.wire == nil || !s.intr.unnamed {
+		return nil
+	}
+	began := time.Now()
+	if err := s.ping(p.ctx, pingLimit); err == nil {
+		return nil
+	}
+	cause := fmt.Errorf("the pooler let a session in, and did not answer it: %w", explain(s.wire.failure()))
+	return &connectError{cause: cause, took: time.Since(began), turnedAway: true}
+}
 
 // ping makes a round trip of at most the given time, less if ctx ends.
 func (s *session) ping(ctx context.Context, limit time.Duration) error {

@@ -284,6 +284,42 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 		late, _ := behind(t, b, "transaction", "pool_timeout", "50s")
 		checkFull(t, late, "08P01")
 	})
+	t.Run("no server", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.StartT(t, pgtest.Options{})
+		mustExec(t, s.Admin(), "create table t (id int)")
+		b := pgtest.BouncerT(t, s, pgtest.BouncerOptions{Mode: "transaction", Params: map[string]string{"server_login_retry": "0.1"}})
+		// PgBouncer lets clients in, to find that it has no server for them. One has
+		// to wait for it to notice.
+		first, _ := behind(t, b, "transaction")
+		mustExec(t, first, "select 1")
+		must(t, s.Down("fast"))
+		ctx, cancel := context.WithCancel(testContext(t))
+		defer cancel()
+		waiting := beside(func() error { return first.PingContext(ctx) })
+		eventually(t, "PgBouncer knows", func() bool { return strings.Contains(b.Log(), "connect failed") })
+		cancel()
+		if err := result(t, waiting); !errors.Is(err, context.Canceled) {
+			t.Errorf("the first to wait: %v", err)
+		}
+
+		db, _ := behind(t, b, "transaction", "pool_timeout", "50s")
+		asUnknown(t, result(t, inserting(t, db, "t"))) // sent to find out
+		var done []<-chan error
+		for range 3 {
+			done = append(done, inserting(t, db, "t"))
+		}
+		eventually(t, "the outage is noticed, and nobody else sends", func() bool { return stats(t, db).OpenErrors > 2 && stats(t, db).Waiting == 3 })
+		must(t, s.Up(testContext(t)))
+		for _, d := range done {
+			if err := result(t, d); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := queryInt(t, s.Admin(), "select count(*) from t"); n != 3 {
+			t.Errorf("%d rows", n)
+		}
+	})
 	t.Run("what does not pass", func(t *testing.T) {
 		t.Parallel()
 		b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: "transaction"})
