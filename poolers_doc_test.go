@@ -11,7 +11,7 @@ import (
 
 var (
 	docSection = regexp.MustCompile(`(?m)^## `)
-	docDSN     = regexp.MustCompile("(?m)^postgres://\\S+$")
+	docDSN     = regexp.MustCompile(`(?m)^postgres://\S+$`)
 )
 
 // Each DSN of docs/poolers.md is understood, without a notice, and each of its

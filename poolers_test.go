@@ -261,9 +261,6 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 		mine := hold(t, db, 1)
 		done := beside(func() error { _, err := db.ExecContext(testContext(t), "select 1"); return err })
 		eventually(t, "PgBouncer turns it away", func() bool { return stats(t, db).OpenErrors > 0 })
-		if h := pgpooled.CheckHealth(testContext(t), db); !h.Healthy {
-			t.Errorf("full is not down: %v", h.Error)
-		}
 		mine()
 		if err := result(t, done); err != nil {
 			t.Errorf("the session that came back serves it: %v", err)
@@ -283,6 +280,10 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 		hold(t, taken, 1)
 		late, _ := behind(t, b, "transaction", "pool_timeout", "50s")
 		checkFull(t, late, "08P01")
+		// Last: PgBouncer 1.18 may keep a place for the socket that this hangs up on.
+		if h := pgpooled.CheckHealth(testContext(t), db); !h.Healthy {
+			t.Errorf("full is not down: %v", h.Error)
+		}
 	})
 	t.Run("no server", func(t *testing.T) {
 		t.Parallel()
@@ -334,7 +335,7 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 
 // checkFull has a pool wait for a connection that it is refused, until its caller
 // gives up.
-func checkFull(t *testing.T, db *sql.DB, code pq.ErrorCode) {
+func checkFull(t *testing.T, db *sql.DB, code string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
@@ -346,7 +347,7 @@ func checkFull(t *testing.T, db *sql.DB, code pq.ErrorCode) {
 		waited *pgpooled.PoolTimeoutError
 		answer *pq.Error
 	)
-	if !errors.As(err, &waited) || !errors.As(err, &answer) || answer.Code != code || pgpooled.HealthReason(err) != "full" {
+	if !errors.As(err, &waited) || !errors.As(err, &answer) || string(answer.Code) != code || pgpooled.HealthReason(err) != "full" {
 		t.Errorf("%s: %T %v", pgpooled.HealthReason(err), err, err)
 	}
 }
