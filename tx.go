@@ -115,14 +115,15 @@ func isLostCommit(err error) bool {
 // noteTxAgain counts a repetition. Conflicts are part of a serializable
 // program's day: they are logged at Debug.
 func (p *pool) noteTxAgain(ctx context.Context, err error, pause time.Duration) {
-	level := slog.LevelDebug
+	level, cause := slog.LevelDebug, err
 	var lost *ConnLostError
 	if errors.As(err, &lost) {
-		level = slog.LevelWarn
+		// Without the program's own words around it, which may have its users' data.
+		level, cause = slog.LevelWarn, lost
 	}
 	p.mu.Lock()
 	p.counts.txAgain++
-	p.logLocked(level, "pgpooled: running a transaction again", slog.Duration("pause", pause), slog.String("error", err.Error()))
+	p.logLocked(level, "pgpooled: running a transaction again", slog.Duration("pause", pause), slog.String("error", cause.Error()))
 	p.mu.Unlock()
 	p.observe(ctx, CallEvent{Kind: CallTxAgain, Waited: pause, Err: err})
 }
