@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // event is something to be logged: noted under pool.mu, written by a goroutine
@@ -18,6 +19,7 @@ type event struct {
 }
 
 func (p *pool) logLocked(level slog.Level, text string, attrs ...slog.Attr) {
+	p.past.add(time.Now(), level, text, attrs)
 	p.events = append(p.events, event{level, text, append(attrs, slog.String("pool", p.name))})
 	if !p.logging && !p.closed { // close writes the last ones
 		p.logging = true

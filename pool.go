@@ -68,6 +68,8 @@ type pool struct {
 	next     time.Time       // when upkeep looks again, zero = when poked
 	tending  bool            // upkeep is at it
 	events   []event         // to be logged
+	past     eventsKept      // for the status page
+	history  *timeline       // nil = nobody has mounted the status page
 	logging  bool            // flushLogs is at it
 	checked  time.Time       // when upkeep last looked at warm sessions
 	ledger   ledger          // of commit_check=ledger

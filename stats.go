@@ -104,6 +104,10 @@ type Stats struct {
 func (p *pool) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.statsLocked()
+}
+
+func (p *pool) statsLocked() Stats {
 	c := &p.counts
 	maxIdle := p.maxIdleLocked()
 	if maxIdle == math.MaxInt {

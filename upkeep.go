@@ -8,8 +8,9 @@ import (
 
 // upkeep is the pool's one background loop: it closes sessions that were idle
 // or lived for too long, keeps warm ones, takes back parked ones while others
-// wait, ends waits that take too long, and reports leases held for too long. It sleeps until the earliest of
-// these is due, and runs from newPool until close.
+// wait, ends waits that take too long, reports leases held for too long, and
+// takes the samples of the status page. It sleeps until the earliest of these is
+// due, and runs from newPool until close.
 func (p *pool) upkeep() {
 	defer p.wg.Done()
 	timer := time.NewTimer(0)
@@ -30,6 +31,7 @@ func (p *pool) upkeep() {
 		p.reclaimLocked(now)
 		p.endWaitsLocked(now)
 		p.leaksLocked(now)
+		p.sampleLocked(now)
 		if p.limits.minIdle > 0 && len(p.idle) > 0 {
 			p.wakeByLocked(p.checked.Add(warmCheck))
 		}
