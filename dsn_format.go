@@ -197,8 +197,31 @@ var printable = []string{"sslmode", "sslnegotiation", "target_session_attrs", "l
 // every value that can hold a secret or a piece of a password that was not
 // quoted properly: options, file names, run-time parameters.
 func (c Config) String() string {
-	var list []string
-	add := func(key, value string) { list = append(list, key+"="+value) }
+	list, others := c.target()
+	for i := range params {
+		p := &params[i]
+		if p.translated() {
+			continue
+		}
+		if value, isDefault := p.format(&c); !isDefault {
+			list = append(list, kv{p.key, plainWord(value)})
+		}
+	}
+	words := make([]string, len(list))
+	for i, s := range list {
+		words[i] = s.key + "=" + s.value
+	}
+	text := strings.Join(words, " ")
+	if others > 0 {
+		text += fmt.Sprintf(" and %d more", others)
+	}
+	return text
+}
+
+// target is where the Config connects to and as whom, fit for printing, and how
+// many settings of lib/pq and the server are not.
+func (c *Config) target() (list []kv, others int) {
+	add := func(key, value string) { list = append(list, kv{key, value}) }
 	var hosts []string
 	for _, m := range append([]pq.ConfigMultihost{{Host: c.PQ.Host, Hostaddr: c.PQ.Hostaddr, Port: c.PQ.Port}}, c.PQ.Multi...) {
 		host := plainWord(m.Host)
@@ -225,26 +248,13 @@ func (c Config) String() string {
 		}
 		delete(settings, key)
 	}
-	others := len(runtime)
+	others = len(runtime)
 	for key := range settings {
 		if !slices.Contains(firstKeys, key) {
 			others++
 		}
 	}
-	for i := range params {
-		p := &params[i]
-		if p.translated() {
-			continue
-		}
-		if value, isDefault := p.format(&c); !isDefault {
-			add(p.key, plainWord(value))
-		}
-	}
-	text := strings.Join(list, " ")
-	if others > 0 {
-		text += fmt.Sprintf(" and %d more", others)
-	}
-	return text
+	return list, others
 }
 
 // Format prints String for every verb: fmt would otherwise walk into PQ.

@@ -146,6 +146,19 @@ func ExampleCheckCapacity() {
 
 // A program that shall not start with a wrong password, nor make its first
 // caller wait for a connection.
+func ExampleStatusHandler() {
+	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	// For operators, as net/http/pprof: on an address that is not public.
+	debug := http.NewServeMux()
+	debug.Handle("/debug/pgpooled", pgpooled.StatusHandler(db))
+	log.Print(http.ListenAndServe("localhost:6060", debug))
+}
+
 func ExampleWarm() {
 	db, err := sql.Open("pgpooled", os.Getenv("DATABASE_URL"))
 	if err != nil {
