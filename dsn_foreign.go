@@ -22,6 +22,7 @@ var foreignKeys = map[string]foreign{
 	// Supabase, pgxpool and pgx, Prisma, node-postgres.
 	"supa":                       noMeaning,
 	"pool_health_check_period":   {note: "is left out: every session is looked at when it is handed out"},
+	"pool_ping_timeout":          {note: "is left out: pings here have a limit of their own"},
 	"default_query_exec_mode":    {note: "is left out; see statement_cache_capacity and pgbouncer"},
 	"statement_cache_mode":       {note: "is left out; see statement_cache_capacity and pgbouncer"},
 	"description_cache_capacity": {note: "is left out; see statement_cache_capacity"},
