@@ -92,8 +92,9 @@ func TestTheGoBlocksOfTheDocumentationParse(t *testing.T) {
 		for _, block := range goBlock.FindAllStringSubmatch(text, -1) {
 			_, asFile := parser.ParseFile(token.NewFileSet(), name, block[1], parser.SkipObjectResolution)
 			_, asBody := parser.ParseFile(token.NewFileSet(), name, "package p\nfunc _() {\n"+block[1]+"}", parser.SkipObjectResolution)
-			if asFile != nil && asBody != nil {
-				t.Errorf("%s: neither a file nor the body of a function: %v\n%s", name, asBody, block[1])
+			_, asDecls := parser.ParseFile(token.NewFileSet(), name, "package p\n"+block[1], parser.SkipObjectResolution)
+			if asFile != nil && asBody != nil && asDecls != nil {
+				t.Errorf("%s: neither a file, nor declarations, nor the body of a function: %v\n%s", name, asBody, block[1])
 			}
 		}
 	}
