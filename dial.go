@@ -109,9 +109,16 @@ func (p *pool) growLocked() {
 	}
 }
 
+// warmUp says that n sessions are asked for only to be idle afterwards.
+func (p *pool) warmUp(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warming += n
+}
+
 // coldLocked is how many idle sessions are missing.
 func (p *pool) coldLocked() int {
-	missing := min(p.limits.minIdle, p.maxIdleLocked()) - len(p.idle)
+	missing := min(p.limits.minIdle, p.maxIdleLocked()) - len(p.idle) - p.warming
 	if missing <= 0 {
 		return 0
 	}

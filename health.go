@@ -174,6 +174,8 @@ func Warm(ctx context.Context, db *sql.DB) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	c.pool.warmUp(n)
+	defer c.pool.warmUp(-n) // when they are idle
 	var (
 		wg     sync.WaitGroup
 		leases = make([]*lease, n)

@@ -63,6 +63,7 @@ type pool struct {
 	closed   bool
 	drained  chan struct{} // closed when the last lease of a closed pool is back
 	outage   outage
+	warming  int // sessions that Warm has, or waits for
 	counts   counts
 	watched  bool            // upkeep already looks after the waiters
 	next     time.Time       // when upkeep looks again, zero = when poked
