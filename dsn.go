@@ -82,6 +82,7 @@ type Config struct {
 	parsed  pq.Config         // PQ as ParseDSN left it, to see what a program changed since
 	keep    map[string]bool   // keys to write even at their default, since the environment has them too
 	ignored []string          // notices about keys that were left out
+	origins map[string]origin // where the values came from, for Settings
 }
 
 // DSNError says what is wrong with a DSN or with an environment variable that
@@ -149,6 +150,10 @@ func ParseDSN(dsn string) (*Config, error) {
 			c.StatementCacheCapacity = 0
 		}
 	}
+	written := make(map[string]bool)
+	for key := range s.pq {
+		written[key] = true
+	}
 	if err := s.translateTLS(); err != nil {
 		return nil, err
 	}
@@ -161,6 +166,7 @@ func ParseDSN(dsn string) (*Config, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	s.noteOrigins(c, written)
 	return c, nil
 }
 
@@ -213,6 +219,7 @@ func (c *Config) Clone() *Config {
 	d.given = maps.Clone(c.given)
 	d.keep = maps.Clone(c.keep)
 	d.ignored = slices.Clone(c.ignored)
+	d.origins = maps.Clone(c.origins)
 	return &d
 }
 

@@ -224,10 +224,7 @@ func (c *Config) target() (list []kv, others int) {
 	add := func(key, value string) { list = append(list, kv{key, value}) }
 	var hosts []string
 	for _, m := range append([]pq.ConfigMultihost{{Host: c.PQ.Host, Hostaddr: c.PQ.Hostaddr, Port: c.PQ.Port}}, c.PQ.Multi...) {
-		host := plainWord(m.Host)
-		if addr, err := netip.ParseAddr(m.Host); err == nil {
-			host = addr.WithZone("").String()
-		}
+		host := plainAddress(m.Host)
 		if m.Hostaddr != (netip.Addr{}) {
 			host = m.Hostaddr.WithZone("").String()
 		}
@@ -259,6 +256,15 @@ func (c *Config) target() (list []kv, others int) {
 
 // Format prints String for every verb: fmt would otherwise walk into PQ.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+
+// plainAddress is plainWord for hosts, which may be IPv6 addresses; a zone is
+// left out.
+func plainAddress(s string) string {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.WithZone("").String()
+	}
+	return plainWord(s)
+}
 
 // plainWord hides what is not an ordinary name. A user or host with a colon or a
 // space in it may well be a wrongly encoded "user:password".

@@ -102,6 +102,9 @@ func FuzzDSNKeepsSecrets(f *testing.F) {
 				texts = []string{err.Error()}
 			} else {
 				texts = append(c.Notices(), c.String())
+				for _, s := range c.Settings() {
+					texts = append(texts, s.Key+"="+s.Value, s.Name)
+				}
 			}
 			for _, text := range texts {
 				if piece := leaked(text, password, rest+vocabulary); piece != "" {
