@@ -128,15 +128,15 @@ func (c *Config) pqSettingsList() (list []Setting) {
 		}
 		o := c.origins[key]
 		s := Setting{Key: key, Value: shownPQ(key, value), Origin: o.from, Name: o.name}
-		s.Hidden = s.Value == hiddenValue && value != hiddenValue
 		switch {
 		case changed[key]:
 			s.Origin, s.Name = OriginProgram, ""
 		case s.Origin == "" && c.PQ.Service != "":
 			s.Origin = OriginService
 		case s.Origin == "":
-			s.Origin = OriginDefault
+			s.Origin, s.Value = OriginDefault, value // nobody has written it, so it holds nothing
 		}
+		s.Hidden = s.Value == hiddenValue && value != hiddenValue
 		list = append(list, s)
 	}
 	return append(list, c.runtimeSettings(runtime)...)

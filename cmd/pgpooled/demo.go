@@ -4,11 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/pgpooled/pgpooled"
 )
@@ -24,81 +26,80 @@ type settings struct {
 	dsn         string        // of a server that is there, "" = start one
 }
 
-const demoAbout = `usage: pgpooled demo [flags]
-
-Starts a throwaway PostgreSQL, opens it with sql.Open("pgpooled", dsn), lets many
+const demoAbout = `Starts a throwaway PostgreSQL, opens it with sql.Open("pgpooled", dsn), lets many
 users read and write at the same time, restarts the server in the middle, and
 ends with a verdict on each success criterion. Exit status 1 if one is not met.
 
-With -dsn it uses a server that is there, which it does not restart, and creates
+With --dsn it uses a server that is there, which it does not restart, and creates
 two tables for the time being. Connect directly, not through a pooler: the
 sessions are counted in pg_stat_activity. PGPASSWORD keeps the password off the
-command line.
+command line.`
 
-flags:
-`
+const demoExamples = `  pgpooled demo
+  pgpooled demo --users 200 --limit 5 --restart kill
+  pgpooled demo --dsn 'postgres://app@db/test' --duration 1h`
 
-func parseDemo(args []string, errOut io.Writer) (settings, error) {
+func newDemo() *cobra.Command {
 	var s settings
-	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
-	fs.SetOutput(errOut)
+	c := &cobra.Command{
+		Use:     "demo",
+		Short:   "see the pool work on a throwaway PostgreSQL, with a verdict at the end",
+		Long:    demoAbout,
+		Example: demoExamples,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if problem := s.problem(c.Flags().Changed("limit")); problem != "" {
+				return usage(problem)
+			}
+			s.settle(c.Flags().Changed)
+			return demo(c.Context(), s, c.OutOrStdout())
+		},
+	}
+	fs := c.Flags()
 	fs.IntVar(&s.users, "users", 50, "concurrent `users`")
-	fs.IntVar(&s.limit, "limit", 10, "max_open_conns; with -dsn the DSN's own unless this is given")
+	fs.IntVar(&s.limit, "limit", 10, "max_open_conns; with --dsn the DSN's own unless this is given")
 	fs.DurationVar(&s.duration, "duration", 20*time.Second, "how long the users work")
-	fs.DurationVar(&s.poolTimeout, "pool-timeout", 10*time.Second, "pool_timeout; with -dsn the DSN's own unless this is given")
+	fs.DurationVar(&s.poolTimeout, "pool-timeout", 10*time.Second, "pool_timeout; with --dsn the DSN's own unless this is given")
 	fs.StringVar(&s.restart, "restart", "fast", "how the server stops in the middle: fast, immediate, kill or none")
 	fs.DurationVar(&s.away, "away", time.Second, "how long it stays away then")
 	fs.StringVar(&s.dsn, "dsn", "", "use this server instead of a throwaway one")
-	fs.Usage = func() {
-		fmt.Fprint(errOut, demoAbout)
-		fs.PrintDefaults()
-	}
-	if err := fs.Parse(args); err != nil {
-		return s, err
-	}
-	given := map[string]bool{}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	problem := ""
-	switch {
-	case fs.NArg() > 0:
-		problem = "demo takes flags only"
-	case s.users < 1:
-		problem = "-users must be at least 1"
-	case s.limit < 1 && (s.dsn == "" || given["limit"]):
-		problem = "-limit must be at least 1: without a limit there is nothing to check"
-	case s.duration < time.Second:
-		problem = "-duration must be at least 1s"
-	case s.poolTimeout <= 0:
-		problem = "-pool-timeout must be above 0"
-	case s.away < 0:
-		problem = "-away must not be negative"
-	case s.restart != "fast" && s.restart != "immediate" && s.restart != "kill" && s.restart != "none":
-		problem = "-restart must be fast, immediate, kill or none"
-	}
-	if problem != "" {
-		fmt.Fprintln(errOut, "pgpooled: "+problem)
-		return s, errors.New(problem)
-	}
-	if s.dsn != "" {
-		s.restart = "none"
-		if !given["limit"] {
-			s.limit = 0
-		}
-		if !given["pool-timeout"] {
-			s.poolTimeout = 0
-		}
-	}
-	return s, nil
+	return c
 }
 
-func demo(ctx context.Context, args []string, out, errOut io.Writer) int {
-	s, err := parseDemo(args, errOut)
+// problem is what is wrong with the flags.
+func (s *settings) problem(limitGiven bool) string {
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
+	case s.users < 1:
+		return "--users must be at least 1"
+	case s.limit < 1 && (s.dsn == "" || limitGiven):
+		return "--limit must be at least 1: without a limit there is nothing to check"
+	case s.duration < time.Second:
+		return "--duration must be at least 1s"
+	case s.poolTimeout <= 0:
+		return "--pool-timeout must be above 0"
+	case s.away < 0:
+		return "--away must not be negative"
+	case !slices.Contains([]string{"fast", "immediate", "kill", "none"}, s.restart):
+		return "--restart must be fast, immediate, kill or none"
 	}
+	return ""
+}
+
+// settle: a server that is there is not restarted, and its DSN rules.
+func (s *settings) settle(given func(string) bool) {
+	if s.dsn == "" {
+		return
+	}
+	s.restart = "none"
+	if !given("limit") {
+		s.limit = 0
+	}
+	if !given("pool-timeout") {
+		s.poolTimeout = 0
+	}
+}
+
+func demo(ctx context.Context, s settings, out io.Writer) error {
 	began := time.Now()
 	sc := &screen{w: out}
 	f, err := runDemo(ctx, s, sc)
@@ -108,18 +109,17 @@ func demo(ctx context.Context, args []string, out, errOut io.Writer) int {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			sc.printf("but: %v", err)
 		}
-		return exitInterrupted
+		return done(exitInterrupted)
 	case err != nil:
-		fmt.Fprintf(errOut, "pgpooled: demo: %v\n", err)
-		return exitFailed
+		return failed(err)
 	}
 	sc.printf("")
 	met := report(sc, f)
 	sc.printf("\nthe demo took %s", short(time.Since(began)))
 	if !met {
-		return exitFailed
+		return done(exitFailed)
 	}
-	return exitOK
+	return nil
 }
 
 func runDemo(ctx context.Context, s settings, sc *screen) (*figures, error) {

@@ -189,7 +189,7 @@ func (f *figures) leakVerdict() verdict {
 		v.notes = append(v.notes, "the sessions could not be counted: "+k.countErr.Error())
 	}
 	if f.length < time.Hour {
-		v.notes = append(v.notes, fmt.Sprintf("after %s of load; the criterion says one hour: -duration 1h", f.length))
+		v.notes = append(v.notes, fmt.Sprintf("after %s of load; the criterion says one hour: --duration 1h", f.length))
 	}
 	return v
 }

@@ -20,7 +20,7 @@ import (
 
 // target is the server that the demo runs against.
 type target struct {
-	server *pgtest.Server // nil with -dsn
+	server *pgtest.Server // nil with --dsn
 	dsn    string         // for sql.Open
 	shown  string         // the same without secrets
 	name   string         // application_name of the pool's sessions, and of the tables
@@ -78,7 +78,7 @@ func (t *target) useServer(ctx context.Context, s settings, sc *screen) error {
 		cfg.PoolTimeout = s.poolTimeout
 	}
 	if cfg.MaxOpenConns == 0 {
-		return errors.New("the DSN sets no limit, so there is nothing to check: give -limit")
+		return errors.New("the DSN sets no limit, so there is nothing to check: give --limit")
 	}
 	t.limit, t.dsn = cfg.MaxOpenConns, cfg.FormatDSN()
 	t.shown = fmt.Sprintf("%s (max_open_conns %d, pool_timeout %s)", cfg, cfg.MaxOpenConns, cfg.PoolTimeout)
@@ -88,7 +88,7 @@ func (t *target) useServer(ctx context.Context, s settings, sc *screen) error {
 		return errors.New("lib/pq does not take the DSN") // its error may quote the DSN
 	}
 	t.count.SetMaxOpenConns(1)
-	sc.printf("server      the one of -dsn; a server that others use is not restarted")
+	sc.printf("server      the one of --dsn; a server that others use is not restarted")
 	if _, err := t.sessions(ctx); err != nil {
 		return errors.Join(fmt.Errorf("counting sessions: %w", err), t.count.Close())
 	}

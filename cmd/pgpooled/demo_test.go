@@ -78,7 +78,7 @@ func TestDemoMeetsItsCriteriaThroughARestart(t *testing.T) {
 func TestDemoLeavesAnExistingServerAsItWas(t *testing.T) {
 	server := pgtest.StartT(t, pgtest.Options{Password: secret})
 	var out, errOut bytes.Buffer
-	status := dispatch(t.Context(), []string{"demo", "-dsn", server.URL("max_open_conns", "4"), "-users", "8", "-duration", "1s"}, &out, &errOut)
+	status := dispatch(t.Context(), []string{"demo", "--dsn", server.URL("max_open_conns", "4"), "--users", "8", "--duration", "1s"}, &out, &errOut)
 	if status == exitFailed && strings.Count(out.String(), "FAIL") == 1 && strings.Contains(out.String(), "gave this process no time") {
 		t.Log("the machine stalled")
 	} else if status != exitOK {
@@ -113,7 +113,7 @@ func TestDemoFailsWhenCallersFindNoConnection(t *testing.T) {
 	locked := make(chan error, 1)
 	go func() { locked <- lockDemoTable(t.Context(), server.Admin()) }()
 	var out, errOut bytes.Buffer
-	status := dispatch(t.Context(), []string{"demo", "-dsn", server.DSN(), "-limit", "2", "-users", "8", "-duration", "2s", "-pool-timeout", "300ms"}, &out, &errOut)
+	status := dispatch(t.Context(), []string{"demo", "--dsn", server.DSN(), "--limit", "2", "--users", "8", "--duration", "2s", "--pool-timeout", "300ms"}, &out, &errOut)
 	if err := <-locked; err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestInterruptedDemoStopsTheServerAndGivesNoVerdict(t *testing.T) {
 	}
 
 	out.Reset()
-	if status := demo(ctx, []string{"-duration", "1s"}, &out, &out); status != exitInterrupted || strings.Contains(out.String(), "PASS") {
+	if status := dispatch(ctx, []string{"demo", "--duration", "1s"}, &out, &out); status != exitInterrupted || strings.Contains(out.String(), "PASS") {
 		t.Errorf("exit status %d, want %d and no verdict:\n%s", status, exitInterrupted, &out)
 	}
 }

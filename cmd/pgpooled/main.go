@@ -1,16 +1,23 @@
-// Command pgpooled shows and measures the pgpooled driver.
+// Command pgpooled checks a database's set-up, puts load on it and shows what
+// the pgpooled driver does meanwhile.
 //
-//	pgpooled help
-//	pgpooled demo [flags]
+//	pgpooled check [DSN]
+//	pgpooled demo
+//
+// pgpooled --help and pgpooled COMMAND --help say the rest.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 // Exit statuses. exitFailed is also what a criterion that is not met gives.
@@ -18,53 +25,130 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitWarnings    = 3
 	exitInterrupted = 130
 )
 
-// command is a subcommand, in a file of its own. run gets what follows the
-// name and returns the exit status.
-type command struct {
-	name  string
-	about string
-	run   func(ctx context.Context, args []string, out, errOut io.Writer) int
+// status ends a command with an exit status. What is to be said has been said,
+// unless there is an error.
+type status struct {
+	code int
+	err  error
 }
 
-var commands = []command{
-	{"demo", "see the pool work on a throwaway PostgreSQL, with a verdict at the end", demo},
+func (s *status) Error() string {
+	if s.err == nil {
+		return fmt.Sprintf("exit status %d", s.code)
+	}
+	return s.err.Error()
 }
+
+// done is nil for exitOK.
+func done(code int) error {
+	if code == exitOK {
+		return nil
+	}
+	return &status{code: code}
+}
+
+func failed(err error) error      { return &status{exitFailed, err} }
+func usageError(err error) error  { return &status{exitUsage, err} }
+func usage(text string) error     { return usageError(errors.New(text)) }
+func interrupted(err error) error { return &status{exitInterrupted, err} }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process
-	status := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	os.Exit(status)
+	os.Exit(code)
 }
 
+const rootAbout = `pgpooled checks the set-up of a PostgreSQL database, puts load on it and shows
+what the pgpooled driver does meanwhile.
+
+A DSN is a URL (postgres://app@db/shop?max_open_conns=20) or key=value text, with
+the keys of docs/parameters.md. Without one, DATABASE_URL is taken, else the
+variables of libpq (PGHOST, PGUSER, PGPASSWORD ...). Other users of a machine can
+see the arguments of a command: a password is better kept in DATABASE_URL,
+PGPASSWORD or ~/.pgpass. No output shows it.`
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pgpooled",
+		Short:         "check, load and watch a PostgreSQL database through pgpooled",
+		Long:          rootAbout,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			c.SetOut(c.ErrOrStderr())
+			_ = c.Help()
+			return done(exitUsage)
+		},
+	}
+	root.AddCommand(newCheck(), newDemo())
+	return root
+}
+
+// dispatch runs a command and returns its exit status.
 func dispatch(ctx context.Context, args []string, out, errOut io.Writer) int {
-	if len(args) == 0 {
-		usage(errOut)
-		return exitUsage
-	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
-		usage(out)
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	c, err := root.ExecuteContextC(ctx)
+	var s *status
+	switch {
+	case err == nil:
 		return exitOK
-	}
-	for _, c := range commands {
-		if c.name == args[0] {
-			return c.run(ctx, args[1:], out, errOut)
+	case errors.As(err, &s):
+		if s.err != nil {
+			fmt.Fprintf(errOut, "pgpooled: %s\n", strings.TrimPrefix(s.err.Error(), "pgpooled: "))
 		}
+		return s.code
 	}
-	fmt.Fprintf(errOut, "pgpooled: no such command: %q\n\n", args[0])
-	usage(errOut)
+	fmt.Fprintf(errOut, "pgpooled: %s\n%s --help says more.\n", harmless(err.Error(), args), c.CommandPath())
 	return exitUsage
 }
 
-func usage(w io.Writer) {
-	fmt.Fprint(w, "usage: pgpooled command [flags]\n\ncommands:\n")
-	for _, c := range commands {
-		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.about)
+// harmless is a complaint about arguments without those that may be a DSN: cobra
+// and pflag repeat them.
+func harmless(complaint string, args []string) string {
+	suspect := func(s string) bool { return strings.ContainsAny(s, "/@ =:") }
+	for _, arg := range args {
+		for _, piece := range []string{arg, strings.TrimLeft(arg, "-")} {
+			if _, value, ok := strings.Cut(piece, "="); ok && value != "" && strings.HasPrefix(arg, "--") {
+				piece = value
+			}
+			if suspect(piece) {
+				complaint = strings.ReplaceAll(complaint, piece, "...")
+			}
+		}
 	}
-	fmt.Fprintf(w, "  %-8s %s\n\npgpooled command -h lists a command's flags.\n", "help", "show this")
+	if strings.Contains(complaint, "://") || strings.Contains(complaint, "password") {
+		return "the arguments are not understood" // quoting has changed what was to be left out
+	}
+	if strings.Contains(complaint, `command "..."`) {
+		complaint += "\nA DSN comes after a command: pgpooled check DSN"
+	}
+	return complaint
+}
+
+// findDSN returns the DSN that a command is to use and where it was.
+func findDSN(args []string) (dsn, where string, err error) {
+	if len(args) > 0 {
+		if args[0] == "" {
+			return "", "", usage("the DSN is empty")
+		}
+		return args[0], "argument", nil
+	}
+	if dsn = os.Getenv("DATABASE_URL"); dsn != "" {
+		return dsn, "DATABASE_URL", nil
+	}
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "PG") && !strings.HasPrefix(name, "PGPOOLED_") {
+			return "", "PG* variables", nil
+		}
+	}
+	return "", "", usage("no database: give a DSN, or set DATABASE_URL or PGHOST and its sisters")
 }
