@@ -24,7 +24,7 @@ type tlsFacts struct {
 	NotAfter string   `json:"not_after"`
 	DaysLeft int      `json:"days_left"` // whole ones; negative: since it ran out
 	Expired  bool     `json:"expired"`
-	Verified string   `json:"verified"`  // what sslmode makes of it: name and issuer, issuer, or nothing
+	Verified string   `json:"verified"` // what sslmode makes of it: name and issuer, issuer, or nothing
 	Error    string   `json:"error,omitempty"`
 }
 

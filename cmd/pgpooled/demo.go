@@ -24,11 +24,13 @@ type settings struct {
 	restart     string        // how the server stops in the middle, "none" = not at all
 	away        time.Duration // how long it stays away
 	dsn         string        // of a server that is there, "" = start one
+	report      string        // the HTML page, "" = a temporary file
 }
 
 const demoAbout = `Starts a throwaway PostgreSQL, opens it with sql.Open("pgpooled", dsn), lets many
 users read and write at the same time, restarts the server in the middle, and
-ends with a verdict on each success criterion. Exit status 1 if one is not met.
+ends with a verdict on each success criterion and an HTML page with plots. Exit
+status 1 if a criterion is not met.
 
 With --dsn it uses a server that is there, which it does not restart, and creates
 two tables for the time being. Connect directly, not through a pooler: the
@@ -63,6 +65,7 @@ func newDemo() *cobra.Command {
 	fs.StringVar(&s.restart, "restart", "fast", "how the server stops in the middle: fast, immediate, kill or none")
 	fs.DurationVar(&s.away, "away", time.Second, "how long it stays away then")
 	fs.StringVar(&s.dsn, "dsn", "", "use this server instead of a throwaway one")
+	fs.StringVar(&s.report, "report", "", "write the HTML page to this `file` (default: a temporary one)")
 	return c
 }
 
@@ -102,7 +105,14 @@ func (s *settings) settle(given func(string) bool) {
 func demo(ctx context.Context, s settings, out io.Writer) error {
 	began := time.Now()
 	sc := &screen{w: out}
+	page, err := openDemoReport(s.report)
+	if err != nil {
+		return usageError(err)
+	}
 	f, err := runDemo(ctx, s, sc)
+	if err != nil || ctx.Err() != nil {
+		page.drop()
+	}
 	switch {
 	case ctx.Err() != nil:
 		sc.printf("\ninterrupted, so there is no verdict; everything is stopped and removed")
@@ -114,8 +124,11 @@ func demo(ctx context.Context, s settings, out io.Writer) error {
 		return failed(err)
 	}
 	sc.printf("")
-	met := report(sc, f)
-	sc.printf("\nthe demo took %s", short(time.Since(began)))
+	met := reportVerdicts(sc, f)
+	if err := page.write(f, sc); err != nil {
+		return failed(err)
+	}
+	sc.printf("the demo took %s", short(time.Since(began)))
 	if !met {
 		return done(exitFailed)
 	}
@@ -139,7 +152,8 @@ func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, 
 	slog.SetDefault(slog.New(eventLog{sc}))
 	defer slog.SetDefault(before)
 
-	f = &figures{limit: t.limit, users: s.users, length: s.duration}
+	f = &figures{title: "pgpooled demo", work: "checked reads, writes and transactions", when: time.Now(), settings: t.settings,
+		limit: t.limit, users: s.users, length: s.duration}
 	f.leak.before = goroutines()
 	sc.printf("dsn         %s", t.shown)
 	cold := time.Now()
@@ -152,7 +166,7 @@ func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, 
 	if err := db.QueryRowContext(ctx, "show server_version").Scan(&version); err != nil {
 		return nil, fmt.Errorf("the first question to the server: %w", err)
 	}
-	f.coldStart = time.Since(cold)
+	f.coldStart, f.server = time.Since(cold), version
 	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(f.coldStart), version)
 
 	l := newLoad(db, t.name, s.users)
@@ -160,9 +174,9 @@ func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, 
 	if err := l.createTables(ctx); err != nil {
 		return nil, err
 	}
-	work(ctx, s, sc, t, l, f)
+	runUsers(ctx, s, sc, t, l, f)
 	if ctx.Err() == nil {
-		f.take(l)
+		f.take(l.tally)
 		f.truth, err = l.compare(ctx, t.count)
 	}
 	f.pool, _ = pgpooled.StatsOf(db)
@@ -172,15 +186,16 @@ func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, 
 	if ctx.Err() == nil {
 		f.leak.look(ctx, t)
 	}
+	f.events = sc.eventList()
 	return f, err
 }
 
-// work runs the users with everything that watches them and returns when all
+// runUsers runs the users with everything that watches them and returns when all
 // of it has ended.
-func work(ctx context.Context, s settings, sc *screen, t *target, l *load, f *figures) {
+func runUsers(ctx context.Context, s settings, sc *screen, t *target, l *load, f *figures) {
 	sc.printf("load        %d users for %s: reads, writes and transactions, each checked\n", s.users, s.duration)
 	watched, done := context.WithCancel(ctx)
-	w := &watch{sc: sc, target: t, load: l}
+	w := &watch{sc: sc, target: t, db: l.db, tally: l.tally, length: s.duration}
 	sc.begin()
 	stopWatching := w.start(watched)
 	restarted := make(chan struct{})
@@ -221,7 +236,7 @@ func restart(ctx context.Context, s settings, sc *screen, t *target, l *load) *r
 	select {
 	case <-l.outage.over:
 		r.recovered = true
-		r.firstAfter = l.outage.end().Sub(up)
+		r.firstAfter, r.gap = l.outage.end().Sub(up), l.outage.longestGap()
 		sc.event("restart: first call that succeeded: %s after that", short(r.firstAfter))
 	case <-limit.C:
 		sc.event("restart: no success within %s", recoveryLimit)

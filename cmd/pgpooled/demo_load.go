@@ -22,16 +22,9 @@ type load struct {
 	counter string // table: one row per user, which adds up what the user did
 	journal string // table: one row per token, without a key, so that a second row shows
 	users   []*user
-	outage  outage
+	wrong   atomic.Int64 // answers that cannot be
 
-	calls  atomic.Int64
-	failed atomic.Int64
-	waited atomic.Int64 // succeeded after waiting for the new server
-	wrong  atomic.Int64 // answers that cannot be
-	spent  latencies    // of calls that succeeded
-
-	mu       sync.Mutex // guards failures
-	failures map[failureKind]*failureCount
+	*tally
 }
 
 // user works alone on its own counter and its own tokens, so that it knows
@@ -48,8 +41,7 @@ type user struct {
 }
 
 func newLoad(db *sql.DB, name string, users int) *load {
-	l := &load{db: db, counter: name, journal: name + "_journal", failures: map[failureKind]*failureCount{}}
-	l.outage.over = make(chan struct{})
+	l := &load{db: db, counter: name, journal: name + "_journal", tally: newTally()}
 	for id := range users {
 		l.users = append(l.users, &user{id: id, rnd: rand.New(rand.NewPCG(uint64(id), 1))}) //nolint:gosec // not a secret
 	}
@@ -109,18 +101,8 @@ func (l *load) call(ctx context.Context, u *user) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // Ctrl-C
 	}
-	l.calls.Add(1)
-	if err != nil {
-		l.failed.Add(1)
-		l.note(op, err, l.outage.touches(began, ended))
-		return err
-	}
-	l.spent.add(ended.Sub(began))
-	l.outage.success(ended)
-	if l.outage.outlasted(began, ended) {
-		l.waited.Add(1)
-	}
-	return nil
+	l.add(op, began, began, ended, err)
+	return err
 }
 
 // read looks at the user's own counter, which has one possible value, or a few

@@ -20,22 +20,30 @@ import (
 
 // target is the server that the demo runs against.
 type target struct {
-	server *pgtest.Server // nil with --dsn
-	dsn    string         // for sql.Open
-	shown  string         // the same without secrets
-	name   string         // application_name of the pool's sessions, and of the tables
-	limit  int
-	count  *sql.DB // plain lib/pq, for the server's own counts and the truth
+	server   *pgtest.Server // nil with --dsn
+	dsn      string         // for sql.Open
+	plain    string         // the same for lib/pq, to count with; not of a throwaway server
+	shown    string         // the same without secrets
+	name     string         // application_name of the pool's sessions, and of the tables
+	limit    int
+	settings []pgpooled.Setting // in effect
+	count    *sql.DB            // plain lib/pq, for the server's own counts and the truth
 }
 
 func newTarget(ctx context.Context, s settings, sc *screen) (*target, error) {
-	var b [4]byte
-	_, _ = rand.Read(b[:]) // never fails
-	t := &target{name: "pgpooled_demo_" + hex.EncodeToString(b[:])}
+	t := &target{name: "pgpooled_demo_" + token()}
 	if s.dsn != "" {
-		return t, t.useServer(ctx, s, sc)
+		sc.printf("server      the one of --dsn; a server that others use is not restarted")
+		return t, t.useServer(ctx, s.dsn, s.limit, s.poolTimeout)
 	}
 	return t, t.startServer(ctx, s, sc)
+}
+
+// token makes a name unique.
+func token() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
 }
 
 // startServer starts a throwaway server that asks for a password, so that
@@ -61,34 +69,39 @@ func (t *target) startServer(ctx context.Context, s settings, sc *screen) error 
 	}
 	t.dsn = server.URL(own...)
 	t.shown = server.URL(append(own, "password", "xxxxx")...)
+	if cfg, err := pgpooled.ParseDSN(t.dsn); err == nil {
+		t.settings = cfg.Settings()
+	}
 	sc.printf("server      a throwaway PostgreSQL at %s, started in %s", server.Addr(), short(time.Since(began)))
 	return nil
 }
 
-func (t *target) useServer(ctx context.Context, s settings, sc *screen) error {
-	cfg, err := pgpooled.ParseDSN(s.dsn)
+// useServer takes a server that is there. limit and poolTimeout are the DSN's own
+// if they are 0.
+func (t *target) useServer(ctx context.Context, dsn string, limit int, poolTimeout time.Duration) error {
+	cfg, err := pgpooled.ParseDSN(dsn)
 	if err != nil {
 		return err
 	}
 	cfg.PQ.ApplicationName = t.name
-	if s.limit > 0 {
-		cfg.MaxOpenConns = s.limit
+	if limit > 0 {
+		setMaxOpen(cfg, limit)
 	}
-	if s.poolTimeout > 0 {
-		cfg.PoolTimeout = s.poolTimeout
+	if poolTimeout > 0 {
+		cfg.PoolTimeout = poolTimeout
 	}
 	if cfg.MaxOpenConns == 0 {
 		return errors.New("the DSN sets no limit, so there is nothing to check: give --limit")
 	}
-	t.limit, t.dsn = cfg.MaxOpenConns, cfg.FormatDSN()
+	t.limit, t.dsn, t.settings = cfg.MaxOpenConns, cfg.FormatDSN(), cfg.Settings()
 	t.shown = fmt.Sprintf("%s (max_open_conns %d, pool_timeout %s)", cfg, cfg.MaxOpenConns, cfg.PoolTimeout)
 	counter := cfg.Clone()
 	counter.PQ.ApplicationName = t.name + "_count"
-	if t.count, err = sql.Open("postgres", counter.PlainDSN()); err != nil {
+	t.plain = counter.PlainDSN()
+	if t.count, err = sql.Open("postgres", t.plain); err != nil {
 		return errors.New("lib/pq does not take the DSN") // its error may quote the DSN
 	}
 	t.count.SetMaxOpenConns(1)
-	sc.printf("server      the one of --dsn; a server that others use is not restarted")
 	if _, err := t.sessions(ctx); err != nil {
 		return errors.Join(fmt.Errorf("counting sessions: %w", err), t.count.Close())
 	}
@@ -97,7 +110,8 @@ func (t *target) useServer(ctx context.Context, s settings, sc *screen) error {
 
 // sessions is how many the pool has by the server's own count.
 func (t *target) sessions(ctx context.Context) (n int, err error) {
-	err = t.count.QueryRowContext(ctx, "select count(*) from pg_stat_activity where application_name = $1", t.name).Scan(&n)
+	// Without an argument, for the sake of transaction poolers.
+	err = t.count.QueryRowContext(ctx, "select count(*) from pg_stat_activity where application_name = '"+t.name+"'").Scan(&n)
 	return n, err
 }
 

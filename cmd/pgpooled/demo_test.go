@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestDemoMeetsItsCriteriaThroughARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report(sc, f)
+	reportVerdicts(sc, f)
 	for _, v := range f.verdicts() {
 		if v.met {
 			continue
@@ -78,7 +79,14 @@ func TestDemoMeetsItsCriteriaThroughARestart(t *testing.T) {
 func TestDemoLeavesAnExistingServerAsItWas(t *testing.T) {
 	server := pgtest.StartT(t, pgtest.Options{Password: secret})
 	var out, errOut bytes.Buffer
-	status := dispatch(t.Context(), []string{"demo", "--dsn", server.URL("max_open_conns", "4"), "--users", "8", "--duration", "1s"}, &out, &errOut)
+	page := filepath.Join(t.TempDir(), "out.html")
+	status := dispatch(t.Context(), []string{"demo", "--dsn", server.URL("max_open_conns", "4"), "--users", "8", "--duration", "1s", "--report", page}, &out, &errOut)
+	if html, err := os.ReadFile(page); err != nil || !strings.Contains(out.String(), "the report, for a browser: "+page) {
+		t.Errorf("no report: %v", err)
+	} else {
+		selfContained(t, string(html))
+		keepsSecret(t, string(html))
+	}
 	if status == exitFailed && strings.Count(out.String(), "FAIL") == 1 && strings.Contains(out.String(), "gave this process no time") {
 		t.Log("the machine stalled")
 	} else if status != exitOK {
@@ -113,7 +121,8 @@ func TestDemoFailsWhenCallersFindNoConnection(t *testing.T) {
 	locked := make(chan error, 1)
 	go func() { locked <- lockDemoTable(t.Context(), server.Admin()) }()
 	var out, errOut bytes.Buffer
-	status := dispatch(t.Context(), []string{"demo", "--dsn", server.DSN(), "--limit", "2", "--users", "8", "--duration", "2s", "--pool-timeout", "300ms"}, &out, &errOut)
+	status := dispatch(t.Context(), []string{"demo", "--dsn", server.DSN(), "--limit", "2", "--users", "8", "--duration", "2s", "--pool-timeout", "300ms",
+		"--report", filepath.Join(t.TempDir(), "out.html")}, &out, &errOut)
 	if err := <-locked; err != nil {
 		t.Fatal(err)
 	}

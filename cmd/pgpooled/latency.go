@@ -1,67 +1,67 @@
 package main
 
 import (
-	"math/bits"
-	"sync/atomic"
+	"sync"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// subBits gives each power of two 32 buckets, so that a quantile is at most 3 %
-// too high.
-const subBits = 5
-
-// latencies counts durations in buckets of growing width. Any number of
-// goroutines may add.
+// latencies counts durations in microseconds, up to an hour, to three digits. Any
+// number of goroutines may add.
 type latencies struct {
-	buckets [(64 - subBits) << subBits]atomic.Int64
+	mu     sync.Mutex // guards the rest
+	lately *hdrhistogram.Histogram
+	before *hdrhistogram.Histogram
 }
 
-// bucketCounts is what latencies held at one moment.
-type bucketCounts [(64 - subBits) << subBits]int64
+const longestLatency = time.Hour
 
-func bucketOf(d time.Duration) int {
-	v := uint64(max(d, 0)) //nolint:gosec // not negative
-	shift := max(bits.Len64(v)-1-subBits, 0)
-	return shift<<subBits + int(v>>shift) //nolint:gosec // below 64 << subBits
+func newHistogram() *hdrhistogram.Histogram {
+	return hdrhistogram.New(1, longestLatency.Microseconds(), 3)
 }
 
-// bucketTop is the longest duration of a bucket.
-func bucketTop(i int) time.Duration {
-	shift := max(i>>subBits-1, 0)
-	return time.Duration((i-shift<<subBits+1)<<shift - 1)
-}
-
-func (l *latencies) add(d time.Duration) { l.buckets[bucketOf(d)].Add(1) }
-
-func (l *latencies) counts() *bucketCounts {
-	c := new(bucketCounts)
-	for i := range l.buckets {
-		c[i] = l.buckets[i].Load()
+func (l *latencies) add(d time.Duration) {
+	d = min(max(d, time.Microsecond), longestLatency)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lately == nil {
+		l.lately = newHistogram()
 	}
-	return c
+	_ = l.lately.RecordValue(d.Microseconds()) // in range
 }
 
-// since is what came after an earlier moment.
-func (c *bucketCounts) since(earlier *bucketCounts) *bucketCounts {
-	d := new(bucketCounts)
-	for i := range c {
-		d[i] = c[i] - earlier[i]
+// take is what came since the last take.
+func (l *latencies) take() *hdrhistogram.Histogram {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.lately
+	if h == nil {
+		return newHistogram()
 	}
-	return d
+	if l.before == nil {
+		l.before = newHistogram()
+	}
+	l.before.Merge(h)
+	l.lately = nil
+	return h
 }
 
-// quantile is the duration that a share q of the calls did not exceed, 0 if
-// there were none.
-func (c *bucketCounts) quantile(q float64) time.Duration {
-	total := int64(0)
-	for _, n := range c {
-		total += n
-	}
-	left := int64(q*float64(total-1)) + 1
-	for i, n := range c {
-		if left -= n; n > 0 && left <= 0 {
-			return bucketTop(i)
+// total is all of them.
+func (l *latencies) total() *hdrhistogram.Histogram {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := newHistogram()
+	for _, part := range []*hdrhistogram.Histogram{l.before, l.lately} {
+		if part != nil {
+			h.Merge(part)
 		}
 	}
-	return 0
+	return h
+}
+
+// quantile is the duration that a share q of them did not exceed, 0 if there are
+// none.
+func quantile(h *hdrhistogram.Histogram, q float64) time.Duration {
+	return time.Duration(h.ValueAtQuantile(100*q)) * time.Microsecond
 }

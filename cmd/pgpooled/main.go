@@ -2,6 +2,7 @@
 // the pgpooled driver does meanwhile.
 //
 //	pgpooled check [DSN]
+//	pgpooled load [DSN]
 //	pgpooled demo
 //
 // pgpooled --help and pgpooled COMMAND --help say the rest.
@@ -86,7 +87,7 @@ func newRoot() *cobra.Command {
 			return done(exitUsage)
 		},
 	}
-	root.AddCommand(newCheck(), newDemo())
+	root.AddCommand(newCheck(), newLoadCommand(), newDemo())
 	return root
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,9 +14,11 @@ import (
 
 // screen prints whole lines, from any goroutine.
 type screen struct {
-	mu    sync.Mutex // guards the rest
-	w     io.Writer
-	start time.Time // zero = events have no time yet
+	mu     sync.Mutex // guards the rest
+	w      io.Writer
+	above  func(line string) // prints above a live view instead, nil = there is none
+	start  time.Time         // zero = events have no time yet
+	events []event
 
 	logged   map[string]time.Time // when a message was last printed
 	unlogged int
@@ -27,21 +30,55 @@ func (s *screen) begin() {
 	s.mu.Unlock()
 }
 
+// event is something that happened among the figures.
+type event struct {
+	At   float64 `json:"at"` // seconds since the start
+	Text string  `json:"text"`
+}
+
+// mostEvents bounds what is kept for the report.
+const mostEvents = 200
+
 func (s *screen) printf(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fmt.Fprintf(s.w, format+"\n", args...)
+	s.lineLocked(fmt.Sprintf(format, args...))
+}
+
+func (s *screen) lineLocked(line string) {
+	if s.above != nil {
+		s.above(line)
+		return
+	}
+	fmt.Fprintln(s.w, line)
+}
+
+// liveView takes lines from now on, nil ends that.
+func (s *screen) liveView(above func(line string)) {
+	s.mu.Lock()
+	s.above = above
+	s.mu.Unlock()
+}
+
+func (s *screen) eventList() []event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
 }
 
 // event prints something that happened among the figures.
 func (s *screen) event(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := "--"
+	at, text := "--", fmt.Sprintf(format, args...)
 	if !s.start.IsZero() {
-		at = fmt.Sprintf("-- %.2fs", time.Since(s.start).Seconds())
+		since := time.Since(s.start).Seconds()
+		at = fmt.Sprintf("-- %.2fs", since)
+		if len(s.events) < mostEvents {
+			s.events = append(s.events, event{since, text})
+		}
 	}
-	fmt.Fprintf(s.w, "%-10s "+format+"\n", append([]any{at}, args...)...)
+	s.lineLocked(fmt.Sprintf("%-10s %s", at, text))
 }
 
 // logLine prints a log line; of those with one message, one a second.

@@ -30,24 +30,24 @@ type failure struct {
 	failureCount
 }
 
-func (l *load) note(op string, err error, inOutage bool) {
+func (t *tally) note(op string, err error, inOutage bool) {
 	what, timeout, interruption := classify(err)
 	k := failureKind{op, what, inOutage}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.failures[k]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.failures[k]
 	if c == nil {
 		c = &failureCount{timeout: timeout, interruption: interruption, example: err.Error()}
-		l.failures[k] = c
+		t.failures[k] = c
 	}
 	c.n++
 }
 
-func (l *load) failureList() []failure {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (t *tally) failureList() []failure {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var list []failure
-	for k, c := range l.failures {
+	for k, c := range t.failures {
 		list = append(list, failure{k, *c})
 	}
 	slices.SortFunc(list, func(a, b failure) int {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/pgpooled/pgpooled"
 )
@@ -21,76 +24,42 @@ const (
 	recoveryLimit = 10 * time.Second
 )
 
-// outage is the time from telling the server to stop until the first call that
-// succeeds on the new one. over is closed at its end.
-type outage struct {
-	over chan struct{}
-
-	mu             sync.Mutex // guards the rest
-	down, up, done time.Time  // zero = not yet
+// sample is what was seen in one interval of the load.
+type sample struct {
+	At       time.Duration // its end, since the start
+	Took     time.Duration
+	Calls    int64
+	Failed   int64
+	P50, P99 time.Duration // of the calls that succeeded, 0 = none did
+	InUse    int           // from here on at its end, the pool's own count
+	Idle     int
+	Waiting  int
+	Opening  int
+	Sessions int    // the most that the server counted in it, -1 = it gave no answer
+	Health   string // the last check
 }
 
-func (o *outage) begin() time.Time {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.down = time.Now()
-	return o.down
-}
-
-func (o *outage) serverUp() time.Time {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.up = time.Now()
-	return o.up
-}
-
-// success notes a call that succeeded. One that ended before the server was up
-// had its answer from the old one.
-func (o *outage) success(at time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.up.IsZero() && o.done.IsZero() && at.After(o.up) {
-		o.done = at
-		close(o.over)
-	}
-}
-
-func (o *outage) end() time.Time {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.done
-}
-
-// touches says whether a call was under way during the outage.
-func (o *outage) touches(began, ended time.Time) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return !o.down.IsZero() && ended.After(o.down) && (o.done.IsZero() || began.Before(o.done))
-}
-
-// outlasted says whether a call that succeeded began before the new server was
-// up: it waited for it, without knowing.
-func (o *outage) outlasted(began, ended time.Time) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return !o.up.IsZero() && began.Before(o.up) && ended.After(o.up)
-}
+func (s sample) rate() float64 { return float64(s.Calls) / max(s.Took.Seconds(), 1e-9) }
 
 // watch looks at the pool while the users work: from the server's side, through
-// CheckHealth, and once a second for the screen.
+// CheckHealth, and for the plots and the screen.
 type watch struct {
 	sc     *screen
 	target *target
-	load   *load
+	db     *sql.DB
+	tally  *tally
+	length time.Duration // of the load
+	live   func(sample)  // shows a sample instead of a line each second, may be nil
 
 	pings latencies // of health checks that count
 
 	mu         sync.Mutex // guards the rest
 	sessions   sessionFigures
-	lately     int // most sessions since the last line, -1 = none counted
+	lately     int // most sessions since the last sample, -1 = none counted
 	health     healthFigures
 	lastHealth string
 	stall      time.Duration
+	series     []sample
 }
 
 // start begins to watch; the function that it returns waits until all of it has
@@ -100,7 +69,7 @@ func (w *watch) start(ctx context.Context) (wait func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() { every(ctx, sessionsEvery, w.countSessions) })
 	wg.Go(func() { every(ctx, healthEvery, w.checkHealth) })
-	wg.Go(func() { w.lines(ctx) })
+	wg.Go(func() { w.takeSamples(ctx) })
 	last := time.Now()
 	wg.Go(func() { every(ctx, stallEvery, func(context.Context) { last = w.noticeStall(last) }) })
 	return wg.Wait
@@ -126,7 +95,7 @@ func (w *watch) countSessions(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	inOutage := w.load.outage.touches(began, time.Now())
+	inOutage := w.tally.outage.touches(began, time.Now())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -145,11 +114,11 @@ func (w *watch) checkHealth(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, healthLimit)
 	defer cancel()
 	began := time.Now()
-	h := pgpooled.CheckHealth(limited, w.load.db)
+	h := pgpooled.CheckHealth(limited, w.db)
 	if ctx.Err() != nil {
 		return
 	}
-	inOutage := w.load.outage.touches(began, time.Now())
+	inOutage := w.tally.outage.touches(began, time.Now())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lastHealth = "ok " + short(h.Latency)
@@ -190,46 +159,97 @@ func (w *watch) noticeStall(last time.Time) time.Time {
 	return now
 }
 
-// lines prints one line each second. The columns from "in use" on are the
-// pool's, "sessions" is the most that the server counted in that second.
-func (w *watch) lines(ctx context.Context) {
-	w.sc.printf("%6s %8s %8s %8s %7s %7s %5s %8s %8s %9s  %s",
-		"time", "calls/s", "p50", "p99", "errors", "in use", "idle", "waiting", "opening", "sessions", "health")
-	l := w.load
-	began, last := time.Now(), time.Now()
-	counts, calls, failed := l.spent.counts(), l.calls.Load(), l.failed.Load()
-	t := time.NewTicker(linesEvery)
+// sampleEvery gives a plot some 200 points.
+func sampleEvery(length time.Duration) time.Duration {
+	return min(max(length/200, 250*time.Millisecond), 10*time.Second)
+}
+
+// takeSamples prints a line each second as well, if nothing else shows them.
+func (w *watch) takeSamples(ctx context.Context) {
+	period := sampleEvery(w.length)
+	t := time.NewTicker(period)
 	defer t.Stop()
+	began := time.Now()
+	last, line := began, &lines{sc: w.sc, limit: w.target.limit}
+	if w.live == nil {
+		line.head()
+	}
+	calls, failed := w.tally.calls.Load(), w.tally.failed.Load()
 	for {
+		ended := false
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return
+			ended = true
 		}
-		now, c, n, e := time.Now(), l.spent.counts(), l.calls.Load(), l.failed.Load()
-		second := c.since(counts)
-		s, _ := pgpooled.StatsOf(l.db)
+		now, n, e, h := time.Now(), w.tally.calls.Load(), w.tally.failed.Load(), w.tally.spent.take()
+		if ended && now.Sub(last) < period/4 {
+			return // too short for a rate
+		}
+		pool, _ := pgpooled.StatsOf(w.db)
 		w.mu.Lock()
-		sessions, health := fmt.Sprintf("%d of %d", w.lately, w.target.limit), w.lastHealth
-		if w.lately < 0 {
-			sessions = "away"
+		s := sample{
+			At: now.Sub(began), Took: now.Sub(last), Calls: n - calls, Failed: e - failed, P50: quantile(h, 0.5), P99: quantile(h, 0.99),
+			InUse: pool.InUse, Idle: pool.Idle, Waiting: pool.Waiting, Opening: pool.Opening, Sessions: w.lately, Health: w.lastHealth,
 		}
 		w.lately = -1
+		w.series = append(w.series, s)
 		w.mu.Unlock()
-		w.sc.printf("%5.0fs %8s %8s %8s %7d %7d %5d %8d %8d %9s  %s",
-			now.Sub(began).Seconds(), grouped(int64(float64(n-calls)/now.Sub(last).Seconds())),
-			short(second.quantile(0.5)), short(second.quantile(0.99)), e-failed,
-			s.InUse, s.Idle, s.Waiting, s.Opening, sessions, health)
-		last, counts, calls, failed = now, c, n, e
+		last, calls, failed = now, n, e
+		switch {
+		case w.live != nil:
+			w.live(s)
+		case !ended:
+			line.add(s, h)
+		}
+		if ended {
+			return
+		}
 	}
+}
+
+// lines prints one line each second. The columns from "in use" on are the
+// pool's, "sessions" is the most that the server counted in that second.
+type lines struct {
+	sc    *screen
+	limit int
+
+	sum  sample // of the second so far
+	hist *hdrhistogram.Histogram
+}
+
+func (l *lines) head() {
+	l.sc.printf("%6s %8s %8s %8s %7s %7s %5s %8s %8s %9s  %s",
+		"time", "calls/s", "p50", "p99", "errors", "in use", "idle", "waiting", "opening", "sessions", "health")
+}
+
+func (l *lines) add(s sample, h *hdrhistogram.Histogram) {
+	if l.hist == nil {
+		l.hist, l.sum = newHistogram(), sample{Sessions: -1}
+	}
+	l.hist.Merge(h)
+	s.Took += l.sum.Took
+	s.Calls += l.sum.Calls
+	s.Failed += l.sum.Failed
+	s.Sessions = max(s.Sessions, l.sum.Sessions)
+	if l.sum = s; s.Took < linesEvery-stallEvery {
+		return
+	}
+	sessions := fmt.Sprintf("%d of %d", s.Sessions, l.limit)
+	if s.Sessions < 0 {
+		sessions = "away"
+	}
+	l.sc.printf("%5.0fs %8s %8s %8s %7d %7d %5d %8d %8d %9s  %s", s.At.Seconds(), grouped(int64(s.rate())),
+		short(quantile(l.hist, 0.5)), short(quantile(l.hist, 0.99)), s.Failed, s.InUse, s.Idle, s.Waiting, s.Opening, sessions, s.Health)
+	l.hist = nil
 }
 
 // figures hands over what was seen, after everything has ended.
 func (w *watch) figures(f *figures) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f.sessions, f.health, f.stall = w.sessions, w.health, w.stall
-	f.health.median = w.pings.counts().quantile(0.5)
+	f.sessions, f.health, f.stall, f.series = w.sessions, w.health, w.stall, w.series
+	f.health.median = quantile(w.pings.total(), 0.5)
 }
 
 // goroutines counts them when those that are about to end have ended.
@@ -251,7 +271,7 @@ func (f *leakFigures) look(ctx context.Context, t *target) {
 		f.sessions, f.countErr = t.sessions(limited)
 		cancel()
 		f.after = goroutines()
-		clean := f.countErr == nil && f.sessions == 0 && f.after <= f.before
+		clean := f.countErr == nil && (f.sessions == 0 || f.pooler) && f.after <= f.before
 		if clean || time.Now().After(deadline) || !sleep(ctx, 20*time.Millisecond) {
 			return
 		}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"io"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	askEvery     = 50 * time.Millisecond
+	awayLimit    = 5 * time.Minute // for the restart, after the command's end
+	outputLines  = 20
+	askTimeLimit = 2 * time.Second
+)
+
+// restartServer runs the user's command and finds out by itself when the server
+// was away: the command may return before, or long after.
+func (r *runner) restartServer(ctx context.Context) *restartFigures {
+	f := &restartFigures{mode: "by the given command"}
+	before, err := r.startTime(ctx)
+	if err != nil {
+		f.err = err
+		return f
+	}
+	down := r.tally.outage.begin()
+	r.sc.event("restart: the command is run")
+	ended := make(chan error, 1)
+	var running sync.WaitGroup
+	running.Go(func() { ended <- r.shell(ctx) })
+	defer running.Wait()
+
+	limit, commandEnded := time.Time{}, false
+	missed := false
+	for {
+		if !sleep(ctx, askEvery) {
+			return f
+		}
+		select {
+		case f.err = <-ended:
+			if f.err != nil {
+				r.sc.event("restart: the command failed: %s", printable(f.err.Error()))
+				return f
+			}
+			commandEnded, limit = true, time.Now().Add(awayLimit)
+		default:
+		}
+		now, err := r.startTime(ctx)
+		if err != nil {
+			if !missed {
+				r.sc.event("restart: the server is away")
+			}
+			missed = true
+		} else if now != before || missed {
+			break
+		} else if commandEnded && time.Until(limit) < awayLimit-recoveryLimit {
+			r.sc.event("restart: the command is through, but the server has not been away")
+			return f
+		}
+		if commandEnded && time.Now().After(limit) {
+			r.sc.event("restart: the server has not come back within %s", awayLimit)
+			return f
+		}
+	}
+	up := r.tally.outage.serverUp()
+	f.away = up.Sub(down)
+	r.sc.event("restart: the server answers again, %s after the command was begun", short(f.away))
+	wait := time.NewTimer(recoveryLimit)
+	defer wait.Stop()
+	select {
+	case <-r.tally.outage.over:
+		f.recovered, f.firstAfter = true, r.tally.outage.end().Sub(up)
+		f.gap = r.tally.outage.longestGap()
+		r.sc.event("restart: first call that succeeded: %s after that", short(f.firstAfter))
+	case <-wait.C:
+		r.sc.event("restart: no success within %s", recoveryLimit)
+	case <-ctx.Done():
+	}
+	return f
+}
+
+// startTime asks on a new connection each time. Through a pooler the answer is
+// the server's too.
+func (r *runner) startTime(ctx context.Context) (at string, err error) {
+	limited, cancel := context.WithTimeout(ctx, askTimeLimit)
+	defer cancel()
+	db, err := sql.Open("postgres", r.target.plain)
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	err = db.QueryRowContext(limited, "select pg_postmaster_start_time()::text").Scan(&at)
+	return at, err
+}
+
+// shell runs the command and shows what it prints.
+func (r *runner) shell(ctx context.Context) error {
+	c := exec.CommandContext(ctx, "sh", "-c", r.f.restart) //nolint:gosec // the user's own command
+	if runtime.GOOS == "windows" {
+		c = exec.CommandContext(ctx, "cmd", "/C", r.f.restart) //nolint:gosec // the same
+	}
+	c.WaitDelay = time.Second
+	reader, writer := io.Pipe()
+	c.Stdout, c.Stderr = writer, writer
+	var shown sync.WaitGroup
+	shown.Go(func() {
+		lines := bufio.NewScanner(reader)
+		for n := 0; lines.Scan(); n++ {
+			if text := strings.TrimSpace(printable(lines.Text())); n < outputLines && text != "" {
+				r.sc.event("restart: it says: %s", text)
+			}
+		}
+		_, _ = io.Copy(io.Discard, reader) // a line too long
+	})
+	err := c.Run()
+	_ = writer.Close()
+	shown.Wait()
+	return err
+}
