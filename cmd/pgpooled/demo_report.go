@@ -242,7 +242,7 @@ func (f *figures) restartVerdict(interrupted int64) verdict {
 	if r.gap > 0 {
 		v.notes = append(v.notes, fmt.Sprintf("the longest time without a call that succeeded: %s", short(r.gap)))
 	}
-	v.notes = append(v.notes, fmt.Sprintf("%d calls waited for it and succeeded; %d were under way when it stopped and failed, by kind above", f.waited, interrupted))
+	v.notes = append(v.notes, fmt.Sprintf("%d calls waited for it and succeeded; %d were under way when it stopped and failed; the kinds are in the list of failed calls", f.waited, interrupted))
 	return v
 }
 

@@ -111,13 +111,17 @@ func newPage(f *figures) *page {
 	if f.rate > 0 {
 		loop = "open loop at " + grouped(int64(f.rate)) + " calls/s"
 	}
+	failed := int64(0)
+	for _, x := range f.failures {
+		failed += x.n
+	}
 	p := &page{
 		Title:    f.title,
 		Subtitle: fmt.Sprintf("%s, %d users on %s, %s, %s, PostgreSQL %s", f.work, f.users, counted(f.limit, "session"), loop, short(f.length), printable(f.server)),
 		When:     f.when.Format("2006-01-02 15:04:05 MST"), Made: made(),
 		Met: true, Plots: plots(f), Events: f.events, Open: f.rate > 0,
 		Tiles: []tile{
-			{"calls per second", grouped(int64(f.perSecond()))}, {"calls", grouped(f.calls)}, {"p50", short(f.median)},
+			{"calls per second", grouped(int64(f.perSecond()))}, {"calls", grouped(f.calls)}, {"failed", grouped(failed)}, {"p50", short(f.median)},
 			{"p99", short(f.p99)}, {"slowest", short(f.slowest)}, {"cold start", short(f.coldStart)},
 		},
 		Pool: []tile{
@@ -137,16 +141,13 @@ func newPage(f *figures) *page {
 		p.Met = p.Met && v.met
 		p.Verdicts = append(p.Verdicts, pageVerdict{v.met, v.name[2:], v.figure, v.notes})
 	}
-	failed := int64(0)
 	for _, x := range f.failures {
-		failed += x.n
 		when := ""
 		if x.inOutage {
 			when = "during the restart"
 		}
 		p.Failures = append(p.Failures, pageFailure{grouped(x.n), x.op, x.what, when, printable(x.example)})
 	}
-	p.Tiles = append(p.Tiles, tile{"failed", grouped(failed)})
 	for _, s := range f.settings {
 		value := s.Value
 		switch {

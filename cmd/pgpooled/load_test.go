@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -209,6 +211,44 @@ func TestInterruptedLoadTidiesUpAndTellsWhatItSaw(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	clean(t, s, 0)
+}
+
+func TestLoadTidiesUpWhenItsReaderOrTerminalGoesAway(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{})
+	args := []string{"load", "--work", "write", "--duration", "10m", "--users", "3", "--limit", "2", s.DSN()}
+	begin := func(end func(c *exec.Cmd, out *os.File)) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), processLimit)
+		defer cancel()
+		c := commandFor(ctx, nil, args...)
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		c.Stdout = writer
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = writer.Close()
+		line := make([]byte, 1)
+		for seen := ""; !strings.Contains(seen, "calls/s"); seen += string(line) { // the table is made
+			if _, err := reader.Read(line); err != nil {
+				t.Fatalf("%v after %q", err, seen)
+			}
+		}
+		end(c, reader)
+		if err := c.Wait(); c.ProcessState.ExitCode() != exitInterrupted {
+			t.Errorf("%v, exit status %d", err, c.ProcessState.ExitCode())
+		}
+		clean(t, s, 0)
+	}
+	begin(func(_ *exec.Cmd, out *os.File) { _ = out.Close() })
+	begin(func(c *exec.Cmd, out *os.File) {
+		go func() { _, _ = io.Copy(io.Discard, out) }()
+		_ = c.Process.Signal(syscall.SIGHUP)
+	})
 }
 
 func await(t *testing.T, what string, is func() bool) {

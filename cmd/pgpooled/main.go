@@ -58,10 +58,17 @@ func usage(text string) error     { return usageError(errors.New(text)) }
 func interrupted(err error) error { return &status{exitInterrupted, err} }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader that went away (pgpooled load | head) ends a command as Ctrl-C does,
+	// instead of killing the process before it has tidied up.
+	ctx, cancel := context.WithCancel(context.Background())
+	noReader := make(chan os.Signal, 1)
+	signal.Notify(noReader, syscall.SIGPIPE)
+	go func() { <-noReader; cancel() }()
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process
 	code := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
+	cancel()
 	os.Exit(code)
 }
 

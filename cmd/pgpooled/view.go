@@ -30,7 +30,7 @@ func startView(r *runner, loop string) *view {
 	m := picture{
 		title:  fmt.Sprintf("%s, %d users, %s", r.work, r.f.users, loop),
 		length: r.f.duration, limit: r.target.limit, tally: r.tally, width: 80,
-		bar: progress.New(progress.WithoutPercentage(), progress.WithColors(lipgloss.Color("4"), lipgloss.Color("6"))),
+		bar: progress.New(progress.WithoutPercentage(), progress.WithColors(lipgloss.Color("#3d8bd9"), lipgloss.Color("#4fd1a1"))),
 	}
 	v := &view{sc: r.sc, ended: make(chan struct{}), program: tea.NewProgram(m, tea.WithContext(context.Background()),
 		tea.WithInput(nil), tea.WithOutput(f), tea.WithoutSignalHandler(), tea.WithFPS(10))}
