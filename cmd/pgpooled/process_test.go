@@ -35,7 +35,8 @@ const processLimit = 2 * time.Minute
 
 func commandFor(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, os.Args[0], args...)
-	c.Env = append(append(os.Environ(), asCommand+"=1"), env...)
+	// The race detector would sleep for a second before a process ends.
+	c.Env = append(append(os.Environ(), asCommand+"=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE")), env...)
 	return c
 }
 
