@@ -21,7 +21,7 @@ const (
 func TestHelpTextsAreThoseOfThePage(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	for _, c := range []string{"", "check", "load", "demo"} {
+	for _, c := range []string{"", "check", "load", "watch", "demo"} {
 		var out, errOut bytes.Buffer
 		args := strings.Fields(c + " --help")
 		if status := dispatch(context.Background(), args, &out, &errOut); status != exitOK || errOut.Len() > 0 {

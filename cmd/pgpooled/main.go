@@ -3,6 +3,7 @@
 //
 //	pgpooled check [DSN]
 //	pgpooled load [DSN]
+//	pgpooled watch [DSN]
 //	pgpooled demo
 //
 // pgpooled --help and pgpooled COMMAND --help say the rest.
@@ -94,7 +95,7 @@ func newRoot() *cobra.Command {
 			return done(exitUsage)
 		},
 	}
-	root.AddCommand(newCheck(), newLoadCommand(), newDemo())
+	root.AddCommand(newCheck(), newLoadCommand(), newWatch(), newDemo())
 	return root
 }
 

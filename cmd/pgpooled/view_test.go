@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
@@ -28,24 +30,30 @@ func (o *terminal) Write(b []byte) (int, error) {
 	return o.text.Write(b)
 }
 
+func (o *terminal) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Reset()
+}
+
 func (o *terminal) plain() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return sequences.ReplaceAllString(o.text.String(), "")
 }
 
-func TestLoadOnATerminal(t *testing.T) {
-	t.Parallel()
-	s := pgtest.StartT(t, pgtest.Options{Password: secret})
+// onTerminal starts the command on a terminal of its own.
+func onTerminal(t *testing.T, args ...string) (c *exec.Cmd, tty *os.File, out *terminal, ended func()) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), processLimit)
-	defer cancel()
-	c := commandFor(ctx, []string{"TERM=xterm-256color"}, "load", "--duration", "10m", "--users", "4", "--limit", "2", s.URL())
-	tty, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: 100})
+	t.Cleanup(cancel)
+	c = commandFor(ctx, []string{"TERM=xterm-256color"}, args...)
+	tty, err := pty.StartWithSize(c, &pty.Winsize{Rows: 24, Cols: 120})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tty.Close()
-	out := &terminal{}
+	t.Cleanup(func() { _ = tty.Close() })
+	out = &terminal{}
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
@@ -58,7 +66,23 @@ func TestLoadOnATerminal(t *testing.T) {
 			}
 		}
 	}()
-	for _, want := range []string{"read, 4 users, closed loop", "of 10m", "█", "calls/s", "p99", "in use 2", "limit 2", "health"} {
+	return c, tty, out, func() {
+		_ = c.Wait()
+		<-copied
+		raw := out.text.String()
+		if strings.LastIndex(raw, "\x1b[?25l") > strings.LastIndex(raw, "\x1b[?25h") {
+			t.Error("the cursor stays hidden")
+		}
+		keepsSecret(t, out.plain())
+	}
+}
+
+func TestLoadOnATerminal(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{Password: secret})
+	c, tty, out, ended := onTerminal(t, "load", "--duration", "10m", "--users", "4", "--limit", "2", s.URL())
+	// Single words: what is on the screen already is not drawn again.
+	for _, want := range []string{"users,", "closed", "10m", "█", "calls/s", "p99", "idle", "limit", "health"} {
 		await(t, want, func() bool { return strings.Contains(out.plain(), want) })
 	}
 	if err := pty.Setsize(tty, &pty.Winsize{Rows: 10, Cols: 40}); err != nil {
@@ -67,15 +91,34 @@ func TestLoadOnATerminal(t *testing.T) {
 	if _, err := tty.Write([]byte{3}); err != nil { // Ctrl-C
 		t.Fatal(err)
 	}
-	_ = c.Wait()
-	<-copied
-	text := out.plain()
-	if c.ProcessState.ExitCode() != exitInterrupted || !strings.Contains(text, "interrupted: the figures are of the first") || !strings.Contains(text, "PASS  2") {
+	ended()
+	if text := out.plain(); c.ProcessState.ExitCode() != exitInterrupted || !strings.Contains(text, "interrupted: the figures are of the first") || !strings.Contains(text, "PASS  2") {
 		t.Errorf("exit status %d:\n%s", c.ProcessState.ExitCode(), text)
 	}
-	if hidden, shown := strings.LastIndex(out.text.String(), "\x1b[?25l"), strings.LastIndex(out.text.String(), "\x1b[?25h"); hidden > shown {
-		t.Error("the cursor stays hidden")
-	}
-	keepsSecret(t, text)
 	clean(t, s, 0)
+}
+
+func TestWatchOnATerminalOutlivesARestart(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{Password: secret})
+	c, tty, out, ended := onTerminal(t, "watch", "--interval", "100ms", s.URL())
+	seen := func(want string) func() bool { return func() bool { return strings.Contains(out.plain(), want) } }
+	await(t, "the picture", seen("pgtest-admin"))
+	await(t, "the server's name", seen(s.Addr()))
+	if err := s.Down("fast"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the server to be away", seen("answer:"))
+	out.forget()
+	if err := s.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the server to be back", seen("longest"))
+	if _, err := tty.Write([]byte{3}); err != nil { // Ctrl-C
+		t.Fatal(err)
+	}
+	ended()
+	if c.ProcessState.ExitCode() != exitOK {
+		t.Errorf("exit status %d:\n%s", c.ProcessState.ExitCode(), out.plain())
+	}
 }
