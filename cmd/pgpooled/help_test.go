@@ -15,7 +15,7 @@ var update = flag.Bool("update", false, "write the help texts into docs/command.
 
 const (
 	commandPage = "../../docs/command.md"
-	helpMarker  = "go test -run TestHelp"
+	helpMarker  = "go test -run TestHelpTextsAreThoseOfThePage"
 )
 
 func TestHelpTextsAreThoseOfThePage(t *testing.T) {
@@ -47,6 +47,6 @@ func TestHelpTextsAreThoseOfThePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(page), "<!-- begin: "+helpMarker+" -->\n"+b.String()+"<!-- end") {
-		t.Error("docs/command.md has other help texts; go test -run TestHelp . -update writes these")
+		t.Error("docs/command.md has other help texts; go test -run TestHelpTextsAreThoseOfThePage . -update writes these")
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"runtime"
@@ -39,6 +41,7 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 	missed := false
 	for {
 		if !sleep(ctx, askEvery) {
+			f.err = errInterrupted
 			return f
 		}
 		select {
@@ -59,11 +62,13 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 		} else if now != before || missed {
 			break
 		} else if commandEnded && time.Until(limit) < awayLimit-recoveryLimit {
-			r.sc.event("restart: the command is through, but the server has not been away")
+			f.err = errors.New("the command is through, but the server has not been away")
+			r.sc.event("restart: %v", f.err)
 			return f
 		}
 		if commandEnded && time.Now().After(limit) {
-			r.sc.event("restart: the server has not come back within %s", awayLimit)
+			f.err = fmt.Errorf("the server has not come back within %s", brief(awayLimit))
+			r.sc.event("restart: %v", f.err)
 			return f
 		}
 	}
@@ -80,9 +85,12 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 	case <-wait.C:
 		r.sc.event("restart: no success within %s", recoveryLimit)
 	case <-ctx.Done():
+		f.err = errInterrupted
 	}
 	return f
 }
+
+var errInterrupted = errors.New("interrupted before it was over")
 
 // startTime asks on a new connection each time. Through a pooler the answer is
 // the server's too.

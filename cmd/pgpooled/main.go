@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 // Exit statuses. exitFailed is also what a criterion that is not met gives.
@@ -59,18 +60,40 @@ func usage(text string) error     { return usageError(errors.New(text)) }
 func interrupted(err error) error { return &status{exitInterrupted, err} }
 
 func main() {
-	// A reader that went away (pgpooled load | head) ends a command as Ctrl-C does,
-	// instead of killing the process before it has tidied up.
+	// Nobody reads this: sockets that break raise it too. It is caught so that a
+	// write to a reader that went away (pgpooled load | head) is an error.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, cancel := context.WithCancel(context.Background())
-	noReader := make(chan os.Signal, 1)
-	signal.Notify(noReader, syscall.SIGPIPE)
-	go func() { <-noReader; cancel() }()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process
-	code := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := dispatch(ctx, os.Args[1:], output{os.Stdout, cancel}, output{os.Stderr, cancel})
 	stop()
 	cancel()
 	os.Exit(code)
+}
+
+// output ends the command, as Ctrl-C does, when its reader has gone, so that it
+// tidies up.
+type output struct {
+	*os.File
+	gone context.CancelFunc
+}
+
+func (o output) Write(b []byte) (int, error) {
+	n, err := o.File.Write(b)
+	if err != nil {
+		o.gone()
+	}
+	return n, err
+}
+
+// terminalOf is the terminal that w writes to, nil if it is something else.
+func terminalOf(w io.Writer) *os.File {
+	o, ok := w.(output)
+	if !ok || !term.IsTerminal(int(o.Fd())) || os.Getenv("TERM") == "dumb" { //nolint:gosec // a descriptor is small
+		return nil
+	}
+	return o.File
 }
 
 const rootAbout = `pgpooled checks the set-up of a PostgreSQL database, puts load on it and shows

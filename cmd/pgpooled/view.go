@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"charm.land/bubbles/v2/progress"
 	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
-	"golang.org/x/term"
 )
 
 // view is the live picture of a load on a terminal. It reads no keys: Ctrl-C
@@ -23,8 +21,8 @@ type view struct {
 
 // startView returns nil if the output is not a terminal.
 func startView(r *runner, loop string) *view {
-	f, ok := r.sc.w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
+	f := terminalOf(r.sc.w)
+	if f == nil {
 		return nil
 	}
 	m := picture{

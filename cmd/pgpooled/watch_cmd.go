@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/pgpooled/pgpooled"
 )
@@ -101,7 +99,7 @@ func watchServer(ctx context.Context, f watchFlags, dsn string, out io.Writer) e
 		return nil
 	}
 	show := func(s *situation) { s.printTo(out, f.json) }
-	if file, ok := out.(*os.File); ok && !f.json && term.IsTerminal(int(file.Fd())) {
+	if file := terminalOf(out); file != nil && !f.json {
 		program := tea.NewProgram(board{server: serverName(cfg)}, tea.WithInput(nil), tea.WithOutput(file), tea.WithoutSignalHandler())
 		ended := make(chan struct{})
 		go func() {
