@@ -26,9 +26,11 @@ const (
 func (r *runner) restartServer(ctx context.Context) *restartFigures {
 	f := &restartFigures{mode: "by the given command"}
 	before, err := r.startTime(ctx)
-	if err != nil {
-		f.err = err
-		return f
+	for patience := time.Now().Add(recoveryLimit); err != nil; before, err = r.startTime(ctx) {
+		if time.Now().After(patience) || !sleep(ctx, askEvery) {
+			f.err = fmt.Errorf("the server did not answer before it: %w", err)
+			return f
+		}
 	}
 	down := r.tally.outage.begin()
 	r.sc.event("restart: the command is run")
