@@ -132,6 +132,9 @@ func (l *lease) use(ctx context.Context) (*session, error) {
 // session can be missing.
 func (l *lease) replace(ctx context.Context) (*session, error) {
 	l.state.Store(leaseEmpty)
+	if l.pool.tracing {
+		l.trace()
+	}
 	s, err := l.pool.acquire(ctx, l)
 	if err != nil {
 		return nil, err
@@ -366,9 +369,10 @@ func named(args []driver.Value) []driver.NamedValue {
 
 // PQConn returns lib/pq's own connection out of what [database/sql.Conn.Raw]
 // hands over, for pq.SetNoticeHandler and its like, which panic on any other
-// connection. It returns nil if the argument is not pgpooled's. The connection
-// is valid inside Raw's function only; notice and notification handlers set on
-// it are removed when the session goes back to the pool.
+// connection. It returns nil if the argument is not pgpooled's, or if the pool
+// has no session for it within pool_timeout. The connection is valid inside
+// Raw's function only; notice and notification handlers set on it are removed
+// when the session goes back to the pool.
 func PQConn(driverConn any) driver.Conn {
 	l, ok := driverConn.(*lease)
 	if solo, isSolo := driverConn.(*soloConn); isSolo {
@@ -377,6 +381,7 @@ func PQConn(driverConn any) driver.Conn {
 	if !ok {
 		return nil
 	}
+	l.failed = nil // there is no error to return
 	s, err := l.use(context.Background())
 	if err != nil {
 		return nil
