@@ -239,6 +239,26 @@ func TestPreparedStatementsOfKeptLeasesLeaveNothingOnTheServer(t *testing.T) {
 	}
 }
 
+// A text without arguments would go the plain way if nobody had prepared it.
+func TestAStatementOfAKeptLeaseStaysPrepared(t *testing.T) {
+	t.Parallel()
+	db := open(t, "max_open_conns", "1", "statement_cache_capacity", "5")
+	st, err := db.Prepare("select 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	for range 5 {
+		var v int
+		if err := st.QueryRow().Scan(&v); err != nil || v != 7 {
+			t.Fatal(v, err)
+		}
+	}
+	if n := queryInt(t, db, "select sum(generic_plans + custom_plans) from pg_prepared_statements"); n != 5 {
+		t.Errorf("%d of 5 calls ran what was prepared", n)
+	}
+}
+
 // Statements are closed by whoever closes them, while their leases serve others.
 func TestStatementsOfKeptLeasesAreClosedUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -287,7 +307,17 @@ func TestAKeptLeaseIsOfNoUseOnceItsConnectorIsClosed(t *testing.T) {
 		dbs = append(dbs, db)
 	}
 	c, _ := pgpooled.ConnectorOf(dbs[0])
+	lease, err := c.Connect(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if lease.(driver.Validator).IsValid() {
+		t.Error("database/sql would keep a lease of a closed connector")
+	}
+	if err := lease.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dbs[0].Exec("select 1"); !errors.Is(err, pgpooled.ErrClosed) {
