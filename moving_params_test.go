@@ -44,7 +44,7 @@ func TestTheParametersOfTheGuidesAreTheParsers(t *testing.T) {
 			t.Errorf("%s=%s: %v", name, value, err)
 		}
 		if here == "lib/pq's" {
-			if p != nil || isForeign {
+			if _, known := pqKeys[name]; p != nil || isForeign || !known {
 				t.Errorf("%s is not left to lib/pq", name)
 			}
 			continue
@@ -76,6 +76,30 @@ func TestTheParametersOfTheGuidesAreTheParsers(t *testing.T) {
 		} else {
 			checkDefault(t, p, strings.Trim(m[2], " `"))
 		}
+	}
+}
+
+// What the tables say of two keys together.
+func TestTheGuidesKnowWhatIsRefusedTogether(t *testing.T) {
+	clearEnv(t)
+	for _, pair := range []string{
+		"pool_min_conns=2 pool_min_idle_conns=3", "pgbouncer=true statement_cache_size=100",
+		"pgbouncer=true schema=shop", "sslcert=/certs/ca.pem sslaccept=strict",
+	} {
+		if _, err := ParseDSN("host=h user=u " + pair); err == nil {
+			t.Errorf("%s is taken", pair)
+		}
+	}
+	for _, pair := range []string{
+		"pool_min_conns=2 pool_min_idle_conns=2", "pgbouncer=true statement_cache_size=0", "pgbouncer=true schema=public",
+	} {
+		if _, err := ParseDSN("host=h user=u " + pair); err != nil {
+			t.Errorf("%s: %v", pair, err)
+		}
+	}
+	c, err := ParseDSN("postgres://u@localhost/d?host=/var/run/postgresql")
+	if err != nil || c.PQ.Host != "/var/run/postgresql" {
+		t.Errorf("the directory does not replace the host: %v", err)
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,6 +122,19 @@ func copyIn(ctx context.Context, db *sql.DB, items []string) error {
 	})
 }
 
+// listen waits for notifications on a connection of its own, which is lib/pq's.
+func listen(dsn, channel string) (*pq.Listener, error) {
+	cfg, err := pgpooled.ParseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	l := pq.NewListener(cfg.PlainDSN(), 100*time.Millisecond, time.Minute, nil)
+	if err := l.Listen(channel); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
 // limits is what db.SetMaxOpenConns and its sisters were, where code sets them.
 func limits(db *sql.DB) {
 	if c, ok := pgpooled.ConnectorOf(db); ok {
@@ -204,6 +220,68 @@ func TestTheWarmingMiddlewareSaysSoWhileTheServerIsAway(t *testing.T) {
 	}
 }
 
+func TestTheListenerOfTheGuideHears(t *testing.T) {
+	t.Parallel()
+	name := app()
+	l, err := listen(server.DSN("application_name", name, "max_open_conns", "2"), "moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer eventually(t, "the listener's session ends", func() bool {
+		return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1", name) == 0
+	})
+	defer l.Close()
+	mustExec(t, server.Admin(), "select pg_notify('moved', 'here')")
+	select {
+	case n := <-l.Notify:
+		if n == nil || n.Extra != "here" {
+			t.Errorf("%+v", n)
+		}
+	case <-testContext(t).Done():
+		t.Error("nothing was heard")
+	}
+}
+
+func TestAnAcceleratorsURLIsRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := openDatabase(testContext(t), "prisma+postgres://accelerate.example.com/?api_key=secret"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// pgxpool and Prisma fall back to plain text where no sslmode is given; here TLS
+// is required, and the error says that the server has none.
+func TestWithoutSSLModeTLSIsRequired(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			_, err = io.ReadFull(c, make([]byte, 8)) // SSLRequest
+			_, _ = c.Write([]byte("N"))
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.Close()
+		}
+		asked <- err
+	}()
+	db, err := pgpooled.Open("host=127.0.0.1 user=u pool_timeout=1m port="+strconv.Itoa(l.Addr().(*net.TCPAddr).Port), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.PingContext(testContext(t)); !errors.Is(err, pq.ErrSSLNotSupported) {
+		t.Errorf("got %v", err)
+	}
+	l.Close()
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+}
+
 // The guides' SQL is accepted by a server.
 func TestTheSQLOfTheGuidesRuns(t *testing.T) {
 	t.Parallel()
@@ -235,11 +313,7 @@ func TestTheCodeOfTheGuidesIsRun(t *testing.T) {
 		tests.WriteString(flat(readFile(t, name)) + "\n")
 	}
 	for _, page := range []string{"docs/moving.md", "docs/testing.md"} {
-		text := readFile(t, page)
-		if _, after, ok := strings.Cut(text, "## Without a server"); ok {
-			text = after // what is before it belongs to pgpooledtest's own example
-		}
-		blocks := goBlock.FindAllStringSubmatch(text, -1)
+		blocks := goBlock.FindAllStringSubmatch(readFile(t, page), -1)
 		if len(blocks) < 2 {
 			t.Errorf("%s has %d Go blocks", page, len(blocks))
 		}

@@ -5,15 +5,49 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"io"
+	"log/slog"
+	"math"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/DATA-DOG/go-sqlmock"
 
 	"github.com/pgpooled/pgpooled"
+	"github.com/pgpooled/pgpooled/pgpooledtest"
 )
 
-// What follows is the code of docs/testing.md.
+// The code of docs/testing.md; TestTheCodeOfTheGuidesIsRun holds page and file
+// together.
+
+func TestTheServerRestartsInTheMiddle(t *testing.T) {
+	s := pgpooledtest.Start(t)
+	db, err := sql.Open("pgpooled", s.Database(t, "max_open_conns", "5")) // an empty database of this test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	// … and in the middle of what the program does:
+	if err := s.Restart(t.Context(), pgpooledtest.Fast); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, db, "CREATE TABLE orders (id int)")
+}
+
+func TestTheNetworkBreaksInTheMiddle(t *testing.T) {
+	s := pgpooledtest.Start(t)
+	network := s.Proxy(t)
+	db, err := sql.Open("pgpooled", s.Database(t, network.Via("max_open_conns", "5")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	mustExec(t, db, "CREATE TABLE orders (id int)")
+	network.Cut()
+	if n := queryInt(t, db, "SELECT count(*) FROM orders"); n != 0 {
+		t.Errorf("%d orders", n)
+	}
+}
 
 // mockBase lets pgpooled open go-sqlmock's connections.
 type mockBase struct {
@@ -31,7 +65,8 @@ func openMock(t *testing.T) (*sql.DB, sqlmock.Sqlmock) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := pgpooled.Open("host=mock user=mock", pgpooled.WithBase(mockBase{t.Name(), raw.Driver()}))
+	db, err := pgpooled.Open("host=mock user=mock", pgpooled.WithBase(mockBase{t.Name(), raw.Driver()}),
+		pgpooled.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,18 +108,48 @@ func TestPayAsksBeforeItPaysAgain(t *testing.T) {
 	}
 }
 
-// refusing is a connector of one's own: a server that is not there.
-type refusing struct{}
+// away is a server where nobody listens for a number of connects.
+type away struct {
+	driver.Connector // for the time afterwards
+	failures         atomic.Int64
+}
 
-func (refusing) Connect(context.Context) (driver.Conn, error) { return nil, io.ErrUnexpectedEOF }
-func (refusing) Driver() driver.Driver                        { return nil }
+func (a *away) Connect(ctx context.Context) (driver.Conn, error) {
+	if a.failures.Add(-1) >= 0 {
+		return nil, syscall.ECONNREFUSED
+	}
+	return a.Connector.Connect(ctx)
+}
 
-func TestTheServerIsAway(t *testing.T) {
-	db, err := pgpooled.Open("host=fake user=fake pool_timeout=50ms", pgpooled.WithBase(refusing{}))
+// openAway is pgpooled on a server that is away for a number of connects.
+func openAway(t *testing.T, failures int64, dsn string) *sql.DB {
+	t.Helper()
+	raw, _, err := sqlmock.NewWithDSN(t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	base := &away{Connector: mockBase{t.Name(), raw.Driver()}}
+	base.failures.Store(failures)
+	db, err := pgpooled.Open(dsn, pgpooled.WithBase(base), pgpooled.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		db.Close()
+		raw.Close()
+	})
+	return db
+}
+
+func TestTheServerIsAwayForAMoment(t *testing.T) {
+	db := openAway(t, 3, "host=fake user=fake pool_timeout=1m")
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheServerIsAway(t *testing.T) {
+	db := openAway(t, math.MaxInt64, "host=fake user=fake pool_timeout=50ms")
 	if err := db.PingContext(t.Context()); !errors.Is(err, pgpooled.ErrPoolTimeout) {
 		t.Errorf("got %v", err)
 	}
