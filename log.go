@@ -47,12 +47,14 @@ func (p *pool) flushLogs() {
 	}
 }
 
-// frames prints the stack of whoever took a lease, without database/sql's part.
+// frames prints the stack of whoever took a lease, without database/sql's part
+// and ours.
 func frames(pcs []uintptr) string {
 	var b strings.Builder
 	for fs := runtime.CallersFrames(pcs); ; {
 		f, more := fs.Next()
-		if f.Function != "" && !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "runtime.") {
+		if f.Function != "" && !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "runtime.") &&
+			!strings.HasPrefix(f.Function, "github.com/pgpooled/pgpooled.") {
 			fmt.Fprintf(&b, "%s\n\t%s:%d\n", f.Function, f.File, f.Line)
 		}
 		if !more {
