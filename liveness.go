@@ -15,10 +15,19 @@ const (
 	pingLimit  = time.Second
 )
 
+// justAnswered is how long a session need not be looked at after an answer. A
+// look is a system call, six per cent of the client's work for a short query
+// under load; a connection that ends in a moment as short as the call that
+// follows does no more harm than one that ends in that call.
+const justAnswered = time.Millisecond
+
 // usable looks at a session before it is handed out. One that was idle for long,
 // or that is suspect, is pinged; if that fails, the others like it go too. It
 // fails if there is no time left to ask: the session is then back in the pool.
 func (p *pool) usable(ctx context.Context, s *session, start time.Time) (bool, error) {
+	if s.taken.Sub(s.idleSince) < justAnswered && !s.suspect && s.wire != nil && !s.doomed.Load() {
+		return true, nil
+	}
 	if s.check() != nil {
 		return false, nil
 	}
