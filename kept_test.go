@@ -292,6 +292,35 @@ func TestStatementsOfKeptLeasesAreClosedUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
+// A statement of a sql.Conn may be closed after the Conn, whose session serves
+// others by then.
+func TestAStatementMayBeClosedAfterItsConn(t *testing.T) {
+	t.Parallel()
+	for _, query := range []string{"select 1", "show work_mem"} {
+		db, _ := openAs(t, "max_open_conns", "1")
+		ctx := testContext(t)
+		for range 20 {
+			conn, err := db.Conn(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st, err := conn.PrepareContext(ctx, query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.Close(); err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() { mustExec(t, db, "select 1") })
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+			wg.Wait()
+		}
+	}
+}
+
 func TestAKeptLeaseIsOfNoUseOnceItsConnectorIsClosed(t *testing.T) {
 	t.Parallel()
 	name := app()

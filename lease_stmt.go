@@ -32,9 +32,10 @@ type leaseStmt struct {
 // byText says whether only the text is left of the statement.
 func (st *leaseStmt) byText() bool { return st.moved || st.turn != st.l.turn }
 
-// Close closes the statement, unless it went with its session.
+// Close closes the statement, unless it went with its session, which may serve
+// somebody else by now.
 func (st *leaseStmt) Close() error {
-	if st.turn != st.l.turn {
+	if st.byText() || st.l.state.Load() != leaseUsed {
 		return nil
 	}
 	return st.sessionStmt.Close()
