@@ -134,6 +134,9 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 	return ctx, c, nil
 }
 
+// busy says whether the lease has something that ends with it.
+func (i *interceptor) busy() bool { return i.unkept > 0 || i.rows != nil || i.tx != nil }
+
 // endLease makes everything of the lease stale; what a wrapper has database/sql
 // keep loses its rows and transaction only. clean: nothing was asked of the
 // session; left: rows or a transaction were left open.
@@ -237,8 +240,7 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 			if err = i.end(c, err); err != nil {
 				return ctx, nil, err
 			}
-			e.pins++
-			i.pinned = append(i.pinned, e)
+			i.pin(e)
 			return ctx, &stmt{Stmt: e.st, intr: i, lease: i.lease, entry: e}, nil
 		}
 	}

@@ -95,3 +95,32 @@ func TestTheCacheFollowsTheTextsThatAreFrequentNow(t *testing.T) {
 		t.Errorf("other frequent texts each quarter: %.3f round trips each", got)
 	}
 }
+
+// A sql.Conn that somebody keeps for days may prepare and close all the while.
+func TestALeaseForgetsTheStatementsThatItsCallerHasClosed(t *testing.T) {
+	t.Parallel()
+	s := &session{base: &tripsConn{}, pool: &pool{}}
+	i := &interceptor{s: s, cache: newStmtCache(4)}
+	s.intr = i
+	for n := range 1000 {
+		var open []driver.Stmt
+		for range 2 {
+			_, st, err := i.ConnPrepareContext(t.Context(), nil, fmt.Sprintf("select %d", n%3))
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, st)
+		}
+		for _, st := range open {
+			if len(i.pinned) != 1 {
+				t.Fatalf("%d statements are noted", len(i.pinned))
+			}
+			if err := i.StmtClose(t.Context(), st); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(i.pinned) != 0 {
+			t.Fatalf("%d closed statements are still noted", len(i.pinned))
+		}
+	}
+}

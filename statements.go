@@ -3,6 +3,7 @@ package pgpooled
 import (
 	"context"
 	"database/sql/driver"
+	"slices"
 	"time"
 )
 
@@ -176,6 +177,23 @@ func (i *interceptor) StmtClose(_ context.Context, ds driver.Stmt) error {
 	return i.closeStmt(st)
 }
 
+// pin keeps a statement in the cache for one more that the caller has.
+func (i *interceptor) pin(e *cachedStmt) {
+	if e.pins++; e.pins == 1 {
+		i.pinned = append(i.pinned, e)
+	}
+}
+
+func (i *interceptor) unpin(e *cachedStmt) {
+	if e.pins--; e.pins > 0 {
+		return
+	}
+	e.pins = 0
+	if n := slices.Index(i.pinned, e); n >= 0 {
+		i.pinned = slices.Delete(i.pinned, n, n+1)
+	}
+}
+
 // closeWaiting closes the statements that had to wait for the end of a call,
 // whose error err is.
 func (i *interceptor) closeWaiting(err error) error {
@@ -190,7 +208,7 @@ func (i *interceptor) closeWaiting(err error) error {
 
 func (i *interceptor) closeStmt(st *stmt) error {
 	if st.entry != nil {
-		st.entry.pins = max(st.entry.pins-1, 0)
+		i.unpin(st.entry)
 		return nil
 	}
 	if st.own {
