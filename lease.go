@@ -173,7 +173,8 @@ func (l *lease) giveBack(next int32) bool {
 // IsValid is what database/sql asks when it has done with the lease. The session
 // goes back to the pool; without it the lease costs nothing, and database/sql
 // may keep it. One that has a statement which is in no cache has to be closed,
-// for database/sql would go on to use it.
+// for database/sql would go on to use it. So has one in the middle of rows or a
+// transaction: if it was a wrapper that asked, what comes next belongs to them.
 func (l *lease) IsValid() bool {
 	switch state := l.state.Load(); {
 	case l.solo && state != leaseClosed:
@@ -181,7 +182,7 @@ func (l *lease) IsValid() bool {
 		expired := l.pool.expiredLocked(l.s, time.Now())
 		l.pool.mu.Unlock()
 		return !expired && l.s.check() == nil
-	case !l.pool.keeps, state == leaseUsed && l.s.intr.unkept > 0, l.shut != nil && l.shut.Load():
+	case !l.pool.keeps, state == leaseUsed && l.s.intr.busy(), l.shut != nil && l.shut.Load():
 		return false
 	}
 	l.turn++
