@@ -145,6 +145,11 @@ func (i *interceptor) StmtExecContext(ctx context.Context, st driver.StmtExecCon
 		i.copied()
 	}
 	res, err := st.ExecContext(ctx, args)
+	if fed, ok := st.(*stmt); ok && last && err != nil {
+		// lib/pq says what it has heard so far, and goes on reading in a goroutine
+		// of its own; closing waits for that.
+		_ = fed.Stmt.Close()
+	}
 	i.noteChange(query)
 	if err = i.end(c, err); last {
 		err = i.closeWaiting(err)
