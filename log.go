@@ -54,7 +54,7 @@ func frames(pcs []uintptr) string {
 	for fs := runtime.CallersFrames(pcs); ; {
 		f, more := fs.Next()
 		if f.Function != "" && !strings.HasPrefix(f.Function, "database/sql.") && !strings.HasPrefix(f.Function, "runtime.") &&
-			!strings.HasPrefix(f.Function, "github.com/pgpooled/pgpooled.") {
+			!strings.HasPrefix(f.Function, "github.com/pgpooled/pgpooled.(*") {
 			fmt.Fprintf(&b, "%s\n\t%s:%d\n", f.Function, f.File, f.Line)
 		}
 		if !more {

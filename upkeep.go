@@ -32,7 +32,7 @@ func (p *pool) upkeep() {
 		p.endWaitsLocked(now)
 		p.leaksLocked(now)
 		p.sampleLocked(now)
-		if p.limits.minIdle > 0 && len(p.idle) > 0 {
+		if p.limits.minIdle > 0 {
 			p.wakeByLocked(p.checked.Add(warmCheck))
 		}
 		p.tending = false
