@@ -197,13 +197,7 @@ func (b *Bouncer) DSN(kv ...string) string {
 
 // Stop ends it and removes its directory.
 func (b *Bouncer) Stop() error {
-	if b.proc != nil {
-		b.proc.kill()
-	}
-	if b.dir == "" {
-		return nil
-	}
-	return removeAll(b.dir)
+	return killAndRemove(b.proc, b.dir)
 }
 
 // BouncerT starts a PgBouncer for a test and stops it at the end. Where there is
@@ -216,13 +210,30 @@ func BouncerT(t TB, s *Server, o BouncerOptions) *Bouncer {
 	if err != nil {
 		t.Fatalf("no PgBouncer for this test: %v", err)
 	}
+	stopAtEnd(t, "PgBouncer", b.Log, b.Stop)
+	return b
+}
+
+// stopAtEnd stops a pooler when the test is over, and shows what it said if the
+// test failed.
+func stopAtEnd(t TB, name string, log func() string, stop func() error) {
 	t.Cleanup(func() {
 		if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
-			t.Logf("PgBouncer says:\n%s", b.Log())
+			t.Logf("%s says:\n%s", name, log())
 		}
-		if err := b.Stop(); err != nil {
+		if err := stop(); err != nil {
 			t.Logf("%v", err)
 		}
 	})
-	return b
+}
+
+// killAndRemove ends a process, if there is one, and removes its directory.
+func killAndRemove(p *process, dir string) error {
+	if p != nil {
+		p.kill()
+	}
+	if dir == "" {
+		return nil
+	}
+	return removeAll(dir)
 }

@@ -120,13 +120,7 @@ func (p *Pgpool) Kill() {
 
 // Stop ends it and removes its directory.
 func (p *Pgpool) Stop() error {
-	if p.proc != nil {
-		p.proc.kill()
-	}
-	if p.dir == "" {
-		return nil
-	}
-	return removeAll(p.dir)
+	return killAndRemove(p.proc, p.dir)
 }
 
 // PgpoolT starts a pgpool-II for a test and stops it at the end. Where there is
@@ -139,13 +133,6 @@ func PgpoolT(t TB, s *Server, children int) *Pgpool {
 	if err != nil {
 		t.Fatalf("no pgpool-II for this test: %v", err)
 	}
-	t.Cleanup(func() {
-		if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
-			t.Logf("pgpool-II says:\n%s", p.Log())
-		}
-		if err := p.Stop(); err != nil {
-			t.Logf("%v", err)
-		}
-	})
+	stopAtEnd(t, "pgpool-II", p.Log, p.Stop)
 	return p
 }
