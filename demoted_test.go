@@ -144,6 +144,7 @@ func TestAPlainWriteRefusedByADemotedServerRunsElsewhereAndItsSessionsGo(t *test
 				t.Errorf("%s, %s: %d rows, want %d", attrs, what, n, rows)
 			}
 			d.fill(t)
+			eventually(t, "the demotion is logged", func() bool { return d.log.count("not a primary any more") > 0 })
 			if s := stats(t, d.DB); s.Demotions != 1 || s.ClosedDemoted != 3 || d.log.count("WARN")-d.log.count("there is a pooler") != 1 || d.log.count("not a primary any more") != 1 {
 				t.Errorf("%s, %s: %+v, log:\n%s", attrs, what, s, d.log)
 			}
@@ -362,6 +363,7 @@ func TestADemotionIsReportedOnce(t *testing.T) {
 		_ = c.Close()
 	}
 	mustExec(t, d, "insert into t values (1)")
+	eventually(t, "the demotion is logged", func() bool { return d.log.count("not a primary any more") > 0 })
 	if s := stats(t, d.DB); s.Demotions != 1 || s.ClosedDemoted != 3 || d.log.count("not a primary any more") != 1 {
 		t.Errorf("%+v\n%s", s, d.log)
 	}

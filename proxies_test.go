@@ -63,6 +63,7 @@ func TestBehindPgBouncerADemotedServerIsLeft(t *testing.T) {
 		if err := write(testContext(t), db); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+		eventually(t, "the demotion is logged", func() bool { return log.count("not a primary any more") > 0 })
 		if s := stats(t, db); s.Demotions != 1 || log.count("not a primary any more") != 1 {
 			t.Errorf("%s: %+v\n%s", what, s, log)
 		}
