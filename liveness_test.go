@@ -272,9 +272,10 @@ func TestAfterALostConnectionTheOthersAreAskedOnce(t *testing.T) {
 	opens := stats(t, db).Opens
 	var sent [3]int
 	for i := range sent {
-		before := proxy.Bytes(faultnet.ToServer)
+		before, _ := bytesOf(proxy)
 		rest(t, db, 3)
-		sent[i] = proxy.Bytes(faultnet.ToServer) - before
+		after, _ := bytesOf(proxy)
+		sent[i] = after - before
 	}
 	if now := stats(t, db).Opens; now != opens {
 		t.Errorf("%d sessions were opened anew", now-opens)
