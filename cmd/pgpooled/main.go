@@ -135,7 +135,7 @@ func dispatch(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitOK
 	case errors.As(err, &s):
 		if s.err != nil {
-			fmt.Fprintf(errOut, "pgpooled: %s\n", strings.TrimPrefix(s.err.Error(), "pgpooled: "))
+			fmt.Fprintf(errOut, "pgpooled: %s\n", printableLines(strings.TrimPrefix(s.err.Error(), "pgpooled: ")))
 		}
 		return s.code
 	}

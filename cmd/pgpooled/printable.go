@@ -27,6 +27,15 @@ func brief(d time.Duration) string {
 	return s
 }
 
+// printableLines is printable for a text of several lines.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
 // printable is a text of somebody else's on one line, without what a terminal
 // would take for a command.
 func printable(s string) string {

@@ -45,7 +45,9 @@ func (s *screen) printf(format string, args ...any) {
 	s.lineLocked(fmt.Sprintf(format, args...))
 }
 
+// lineLocked prints what may quote the server: none of it commands the terminal.
 func (s *screen) lineLocked(line string) {
+	line = printableLines(line)
 	if s.above != nil {
 		s.above(line)
 		return
