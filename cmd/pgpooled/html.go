@@ -29,6 +29,12 @@ func openReport(name string) (*reportFile, error) {
 	if name == "" {
 		return nil, nil
 	}
+	if file, err := filepath.EvalSymlinks(name); err == nil {
+		name = file
+	}
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("the report: %s is there and is not a file", name)
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".pgpooled-report-*")
 	if err != nil {
 		return nil, fmt.Errorf("the report: %w", err)
