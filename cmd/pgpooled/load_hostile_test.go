@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,5 +36,15 @@ func TestLoadPrintsNoCommandsForTheTerminal(t *testing.T) {
 		if text := e.out + e.errOut; strings.ContainsAny(text, "\x1b\x07") {
 			t.Errorf("a command for the terminal: %q", text)
 		}
+	}
+}
+
+// A command may leave something behind that starts the server later and still
+// has its output open: the command is through all the same.
+func TestRestartCommandMayGoOnInTheBackground(t *testing.T) {
+	t.Parallel()
+	r := &runner{f: loadFlags{restart: "sleep 5 &"}, sc: &screen{w: io.Discard}}
+	if err := r.shell(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

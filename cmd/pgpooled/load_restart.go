@@ -130,5 +130,8 @@ func (r *runner) shell(ctx context.Context) error {
 	err := c.Run()
 	_ = writer.Close()
 	shown.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) { // what it left in the background still has its output
+		return nil
+	}
 	return err
 }
