@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,7 +138,9 @@ func check(ctx context.Context, f checkFlags, dsn, where string, out io.Writer) 
 	if f.json {
 		err = printJSON(out, r)
 	} else {
-		r.print(out)
+		var text bytes.Buffer
+		r.print(&text)
+		_, err = out.Write(text.Bytes())
 	}
 	if err != nil {
 		return failed(err)

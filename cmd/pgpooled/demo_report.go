@@ -256,7 +256,7 @@ func reportVerdicts(sc *screen, f *figures) bool {
 		if x.inOutage {
 			when = ", during the restart"
 		}
-		sc.printf("%7s  %s: %s%s\n         e.g. %s", grouped(x.n), x.op, x.what, when, x.example)
+		sc.printf("%7s  %s: %s%s\n         e.g. %s", grouped(x.n), x.op, x.what, when, printable(x.example))
 	}
 	if f.rate > 0 {
 		sc.printf("schedule: %s calls were due that no user was free to begin", grouped(f.late))

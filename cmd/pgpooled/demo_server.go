@@ -12,22 +12,21 @@ import (
 	"strings"
 	"time"
 
-	_ "github.com/lib/pq" // counts and checks: independent of what it judges
-
 	"github.com/pgpooled/pgpooled"
 	"github.com/pgpooled/pgpooled/internal/pgtest"
 )
 
 // target is the server that the demo runs against.
 type target struct {
-	server   *pgtest.Server // nil with --dsn
-	dsn      string         // for sql.Open
-	plain    string         // the same for lib/pq, to count with; not of a throwaway server
-	shown    string         // the same without secrets
-	name     string         // application_name of the pool's sessions, and of the tables
-	limit    int
-	settings []pgpooled.Setting // in effect
-	count    *sql.DB            // plain lib/pq, for the server's own counts and the truth
+	server         *pgtest.Server // nil with --dsn
+	dsn            string         // for sql.Open
+	plain          string         // the same for lib/pq, to count with; not of a throwaway server
+	shown          string         // the same without secrets
+	connectTimeout time.Duration  // for plain, 0 = no limit
+	name           string         // application_name of the pool's sessions, and of the tables
+	limit          int
+	settings       []pgpooled.Setting // in effect
+	count          *sql.DB            // plain lib/pq, for the server's own counts and the truth
 }
 
 func newTarget(ctx context.Context, s settings, sc *screen) (*target, error) {
@@ -98,7 +97,8 @@ func (t *target) useServer(ctx context.Context, dsn string, limit int, poolTimeo
 	counter := cfg.Clone()
 	counter.PQ.ApplicationName = t.name + "_count"
 	t.plain = counter.PlainDSN()
-	if t.count, err = sql.Open("postgres", t.plain); err != nil {
+	t.connectTimeout = cfg.ConnectTimeout
+	if t.count, err = openPlain(t.plain, t.connectTimeout); err != nil {
 		return errors.New("lib/pq does not take the DSN") // its error may quote the DSN
 	}
 	t.count.SetMaxOpenConns(1)

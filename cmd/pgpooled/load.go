@@ -55,6 +55,7 @@ type loadFlags struct {
 	table             string
 	rate              float64
 	restart           string
+	restartTimeout    time.Duration
 	report            string
 	json              bool
 }
@@ -88,6 +89,7 @@ func newLoadCommand() *cobra.Command {
 	fs.DurationVar(&f.timeout, "timeout", callLimit, "the deadline of each call")
 	fs.StringVar(&f.table, "table", "pgpooled_load", "`name` of the table for write and mixed")
 	fs.StringVar(&f.restart, "restart", "", "`command` that restarts the server, run by the shell in the middle; the outage and the recovery are measured")
+	fs.DurationVar(&f.restartTimeout, "restart-timeout", 5*time.Minute, "how long that command may take, and the outage after it")
 	fs.StringVar(&f.report, "report", "", "write an HTML page to this `file`")
 	fs.BoolVar(&f.json, "json", false, "print one JSON object at the end, the progress on standard error")
 	return c
@@ -105,12 +107,14 @@ func (f *loadFlags) problem(given func(string) bool) string {
 		return "--work must be read, write or mixed"
 	case f.sqlFile != "" && given("work"):
 		return "--sql and --work exclude each other"
-	case f.rate < 0 || f.rate > 1e6:
+	case !(f.rate >= 0 && f.rate <= 1e6): // NaN is neither
 		return "--rate must be between 0 and a million"
 	case f.limit < 0 || given("limit") && f.limit == 0:
 		return "--limit must be at least 1"
 	case f.timeout <= 0:
 		return "--timeout must be above 0"
+	case f.restartTimeout <= 0:
+		return "--restart-timeout must be above 0"
 	case !tableName.MatchString(f.table):
 		return "--table must be a plain name, with its schema if need be: small letters, digits and _"
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 
 const (
 	askEvery     = 50 * time.Millisecond
-	awayLimit    = 5 * time.Minute // for the restart, after the command's end
 	outputLines  = 20
 	askTimeLimit = 2 * time.Second
 )
@@ -35,11 +33,14 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 	down := r.tally.outage.begin()
 	r.sc.event("restart: the command is run")
 	ended := make(chan error, 1)
+	commanded, stopCommand := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { ended <- r.shell(ctx) })
+	running.Go(func() { ended <- r.shell(commanded) })
 	defer running.Wait()
+	defer stopCommand()
 
-	limit, commandEnded := time.Time{}, false
+	limit := time.Now().Add(r.f.restartTimeout)
+	var endedAt time.Time // the command's
 	missed := false
 	for {
 		if !sleep(ctx, askEvery) {
@@ -52,7 +53,7 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 				r.sc.event("restart: the command failed: %s", printable(f.err.Error()))
 				return f
 			}
-			commandEnded, limit = true, time.Now().Add(awayLimit)
+			endedAt, limit = time.Now(), time.Now().Add(r.f.restartTimeout)
 		default:
 		}
 		now, err := r.startTime(ctx)
@@ -63,13 +64,16 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 			missed = true
 		} else if now != before || missed {
 			break
-		} else if commandEnded && time.Until(limit) < awayLimit-recoveryLimit {
+		} else if !endedAt.IsZero() && time.Since(endedAt) > recoveryLimit {
 			f.err = errors.New("the command is through, but the server has not been away")
 			r.sc.event("restart: %v", f.err)
 			return f
 		}
-		if commandEnded && time.Now().After(limit) {
-			f.err = fmt.Errorf("the server has not come back within %s", brief(awayLimit))
+		if time.Now().After(limit) {
+			f.err = fmt.Errorf("the server has not come back within %s", brief(r.f.restartTimeout))
+			if endedAt.IsZero() {
+				f.err = fmt.Errorf("the command has not ended within %s", brief(r.f.restartTimeout))
+			}
 			r.sc.event("restart: %v", f.err)
 			return f
 		}
@@ -89,6 +93,15 @@ func (r *runner) restartServer(ctx context.Context) *restartFigures {
 	case <-ctx.Done():
 		f.err = errInterrupted
 	}
+	if endedAt.IsZero() && f.err == nil {
+		select {
+		case <-ended:
+		case <-time.After(recoveryLimit):
+			r.sc.event("restart: the command still runs, %s after the server came back: it is stopped", brief(recoveryLimit))
+		case <-ctx.Done():
+			f.err = errInterrupted
+		}
+	}
 	return f
 }
 
@@ -99,7 +112,7 @@ var errInterrupted = errors.New("interrupted before it was over")
 func (r *runner) startTime(ctx context.Context) (at string, err error) {
 	limited, cancel := context.WithTimeout(ctx, askTimeLimit)
 	defer cancel()
-	db, err := sql.Open("postgres", r.target.plain)
+	db, err := openPlain(r.target.plain, r.target.connectTimeout)
 	if err != nil {
 		return "", err
 	}

@@ -64,7 +64,11 @@ func main() {
 	// write to a reader that went away (pgpooled load | head) is an error.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, cancel := context.WithCancel(context.Background())
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup pgpooled load
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, ends...)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process
 	code := dispatch(ctx, os.Args[1:], output{os.Stdout, cancel}, output{os.Stderr, cancel})
 	stop()
@@ -156,6 +160,9 @@ func harmless(complaint string, args []string) string {
 				complaint = strings.ReplaceAll(complaint, piece, "...")
 			}
 		}
+	}
+	if before, _, ok := strings.Cut(complaint, " in -"); ok && strings.HasPrefix(complaint, "unknown shorthand flag") {
+		complaint = before // psql and mysql have passwords behind such flags
 	}
 	if strings.Contains(complaint, "://") || strings.Contains(complaint, "password") {
 		return "the arguments are not understood" // quoting has changed what was to be left out
