@@ -7,7 +7,9 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -16,6 +18,10 @@ import (
 const asCommand = "PGPOOLED_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) == "" && signal.Ignored(syscall.SIGHUP) {
+		// The tests run below nohup: the commands that they start must not.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if name == "DATABASE_URL" || strings.HasPrefix(name, "PG") && !strings.HasPrefix(name, "PGPOOLED_TEST_") {
