@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/pgpooled/pgpooled"
 )
@@ -54,8 +55,8 @@ func (s *service) postTransfer(ctx context.Context, r *http.Request) (int, any, 
 		return 0, nil, &requestError{http.StatusBadRequest, "the body is no transfer"}
 	}
 	t.Key = r.Header.Get("Idempotency-Key")
-	if t.Key == "" || len(t.Key) > 100 || t.Cents <= 0 || t.From == t.To {
-		return 0, nil, &requestError{http.StatusBadRequest, "a transfer needs the header Idempotency-Key (up to 100 bytes), two accounts and a positive amount"}
+	if t.Key == "" || len(t.Key) > 100 || !utf8.ValidString(t.Key) || t.Cents <= 0 || t.From == t.To {
+		return 0, nil, &requestError{http.StatusBadRequest, "a transfer needs the header Idempotency-Key (up to 100 bytes of UTF-8), two accounts and a positive amount"}
 	}
 	booked, err := s.book(ctx, t)
 	if booked {

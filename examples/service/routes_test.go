@@ -43,6 +43,7 @@ func TestRequestsAreAnsweredWithTheRightStatus(t *testing.T) {
 		{"the same again", "POST", "/transfers", "k1", `{"from":1,"to":2,"cents":300}`, 200, `{"key":"k1","from":1,"to":2,"cents":300}`},
 		{"another with its key", "POST", "/transfers", "k1", `{"from":1,"to":2,"cents":301}`, 422, `another transfer`},
 		{"without a key", "POST", "/transfers", "", `{"from":1,"to":2,"cents":300}`, 400, `Idempotency-Key`},
+		{"with a key that is no text", "POST", "/transfers", "\xff\xfe", `{"from":1,"to":2,"cents":300}`, 400, `Idempotency-Key`},
 		{"to oneself", "POST", "/transfers", "k2", `{"from":1,"to":1,"cents":300}`, 400, `two accounts`},
 		{"of nothing", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":0}`, 400, `positive`},
 		{"of no number", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":"x"}`, 400, `no transfer`},
