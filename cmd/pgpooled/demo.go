@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/pgpooled/pgpooled"
 )
 
 // settings are the demo's flags.
@@ -147,27 +142,14 @@ func runDemo(ctx context.Context, s settings, sc *screen) (*figures, error) {
 func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, err error) {
 	defer func() { err = errors.Join(err, t.stop()) }()
 
-	// What pgpooled logs belongs among the demo's own events.
-	before := slog.Default()
-	slog.SetDefault(slog.New(eventLog{sc}))
-	defer slog.SetDefault(before)
-
+	defer logTo(sc)()
 	f = &figures{title: "pgpooled demo", work: "checked reads, writes and transactions", when: time.Now(), settings: t.settings,
 		limit: t.limit, users: s.users, length: s.duration}
-	f.leak.before = goroutines()
-	sc.printf("dsn         %s", t.shown)
-	cold := time.Now()
-	db, err := sql.Open(pgpooled.DriverName, t.dsn)
+	db, err := t.open(ctx, sc, f)
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	var version string
-	if err := db.QueryRowContext(ctx, "show server_version").Scan(&version); err != nil {
-		return nil, fmt.Errorf("the first question to the server: %w", err)
-	}
-	f.coldStart, f.server = time.Since(cold), version
-	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(f.coldStart), version)
 
 	l := newLoad(db, t.name, s.users)
 	defer func() { err = errors.Join(err, t.drop(l.tables())) }()
@@ -179,10 +161,7 @@ func runOn(ctx context.Context, s settings, sc *screen, t *target) (f *figures, 
 		f.take(l.tally)
 		f.truth, err = l.compare(ctx, t.count)
 	}
-	f.pool, _ = pgpooled.StatsOf(db)
-	closing := time.Now()
-	f.leak.closeErr = db.Close()
-	f.leak.closeTook = time.Since(closing)
+	f.closed(db)
 	if ctx.Err() == nil {
 		f.leak.look(ctx, t)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -134,4 +135,38 @@ func (t *target) stop() error {
 		return t.server.Stop()
 	}
 	return t.count.Close()
+}
+
+// logTo puts what pgpooled logs among the command's own events, until the
+// function it returns is called.
+func logTo(sc *screen) (restore func()) {
+	before := slog.Default()
+	slog.SetDefault(slog.New(eventLog{sc}))
+	return func() { slog.SetDefault(before) }
+}
+
+// open opens the pool that is judged, and times its cold start.
+func (t *target) open(ctx context.Context, sc *screen, f *figures) (*sql.DB, error) {
+	f.leak.before = goroutines()
+	sc.printf("dsn         %s", t.shown)
+	cold := time.Now()
+	db, err := sql.Open(pgpooled.DriverName, t.dsn)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.QueryRowContext(ctx, "show server_version").Scan(&f.server); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("the first question to the server: %w", err)
+	}
+	f.coldStart = time.Since(cold)
+	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(f.coldStart), printable(f.server))
+	return db, nil
+}
+
+// closed closes the pool and keeps what it says at the end.
+func (f *figures) closed(db *sql.DB) {
+	f.pool, _ = pgpooled.StatsOf(db)
+	closing := time.Now()
+	f.leak.closeErr = db.Close()
+	f.leak.closeTook = time.Since(closing)
 }

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"regexp"
 	"slices"
@@ -193,24 +191,13 @@ func runLoad(ctx context.Context, f loadFlags, dsn string, out, errOut io.Writer
 // figures so far.
 func loadOn(ctx context.Context, f loadFlags, sc *screen, t *target, w work) (fig *figures, err error) {
 	defer func() { err = errors.Join(err, t.stop()) }()
-	before := slog.Default()
-	slog.SetDefault(slog.New(eventLog{sc}))
-	defer slog.SetDefault(before)
-
+	defer logTo(sc)()
 	fig = &figures{unchecked: true, title: "pgpooled load", limit: t.limit, users: f.users, rate: f.rate, work: w.String(), settings: t.settings, when: time.Now()}
-	fig.leak.before = goroutines()
-	sc.printf("dsn         %s", t.shown)
-	cold := time.Now()
-	db, err := sql.Open(pgpooled.DriverName, t.dsn)
+	db, err := t.open(ctx, sc, fig)
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	if err := db.QueryRowContext(ctx, "show server_version").Scan(&fig.server); err != nil {
-		return nil, fmt.Errorf("the first question to the server: %w", err)
-	}
-	fig.coldStart = time.Since(cold)
-	sc.printf("cold start  %s from sql.Open to the first answer (PostgreSQL %s)", short(fig.coldStart), printable(fig.server))
 	if c, err := pgpooled.CheckCapacity(ctx, db, 1); err == nil {
 		fig.leak.pooler = c.Pooler == "yes"
 	}
@@ -222,10 +209,7 @@ func loadOn(ctx context.Context, f loadFlags, sc *screen, t *target, w work) (fi
 	r := &runner{f: f, sc: sc, target: t, db: db, work: w, tally: newTally()}
 	r.run(ctx, fig)
 	fig.take(r.tally)
-	fig.pool, _ = pgpooled.StatsOf(db)
-	closing := time.Now()
-	fig.leak.closeErr = db.Close()
-	fig.leak.closeTook = time.Since(closing)
+	fig.closed(db)
 	fig.leak.look(context.WithoutCancel(ctx), t)
 	fig.events = sc.eventList()
 	return fig, nil
