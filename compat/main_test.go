@@ -18,17 +18,7 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	var err error
-	if server, err = pgtest.Start(context.Background(), pgtest.Options{}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := server.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, &server))
 }
 
 // maxOpen is the limit of each pgpooled pool.

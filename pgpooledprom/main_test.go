@@ -1,9 +1,7 @@
 package pgpooledprom_test
 
 import (
-	"context"
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 
@@ -17,15 +15,5 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	var err error
-	if server, err = pgtest.Start(context.Background(), pgtest.Options{}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := server.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, &server))
 }

@@ -282,3 +282,19 @@ func removeAll(dir string) (err error) {
 	}
 	return err
 }
+
+// Main runs the tests of a package with one server for all of them, and returns
+// the exit status for TestMain.
+func Main(m interface{ Run() int }, server **Server) (status int) {
+	var err error
+	if *server, err = Start(context.Background(), Options{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	status = m.Run()
+	if err := (*server).Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
+}
