@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/pgpooled/pgpooled/internal/cutmatrix"
@@ -65,6 +66,24 @@ func TestNoCallOfAKeptStatementCutAtAnyByteIsDoneTwiceOrFalselyReported(t *testi
 			}
 			return n, nil
 		}},
+		{Name: "INSERT without arguments that was prepared", Do: func(ctx context.Context, db *sql.DB, table string, id int) (int, error) {
+			text := fmt.Sprintf("insert into %s values (%d)", table, id)
+			keepText(ctx, db, text)
+			_, err := db.ExecContext(ctx, text)
+			return 0, err
+		}},
+		{Name: "SELECT without arguments that was prepared", Reads: true, Do: func(ctx context.Context, db *sql.DB, table string, _ int) (n int, err error) {
+			keepText(ctx, db, "select generate_series(1, 5)")
+			rows, err := db.QueryContext(ctx, "select generate_series(1, 5)")
+			if err != nil {
+				return 0, err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				n++
+			}
+			return n, rows.Err()
+		}},
 	} {
 		cutMatrixOf(t, keeping("10"), kind) // under TLS the proxy's ports prove nothing
 	}
@@ -75,6 +94,13 @@ func TestNoCallOfAKeptStatementCutAtAnyByteIsDoneTwiceOrFalselyReported(t *testi
 		_, _ = db.ExecContext(ctx, outdates)
 		return after(1)(ctx, db, table, id)
 	}})
+}
+
+// keepText has a session keep a text that it has not seen.
+func keepText(ctx context.Context, db *sql.DB, text string) {
+	if st, err := db.PrepareContext(ctx, text); err == nil {
+		_ = st.Close()
+	}
 }
 
 // outdates makes a session's kept statements out of date, which leaves their
@@ -93,46 +119,62 @@ func keeping(capacity string) cutmatrix.Driver {
 // run when either is cut: it runs elsewhere, and nobody has to wonder.
 func TestAWriteCutWhileItIsPreparedIsNotInDoubt(t *testing.T) {
 	t.Parallel()
-	proxy, err := faultnet.New(server.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer proxy.Close()
-	table := looseTable(t)
-	name := app()
-	db, err := keeping("1").Open(server, 1, cutmatrix.Through(proxy, name, false)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	// Texts of one length: a session of which nothing is known has seen none.
-	insert := func(n int) string { return fmt.Sprintf("insert into %s values ($1 + %02d - %02d)", table, n, n) }
-	const closing = 7 + 5 // a Close of a name of one letter, a Sync
-	preparing := 1 + 4 + 2 + len(insert(0)) + 1 + 2 + 7 + 5
-	for after := range closing + preparing {
-		for range 2 {
-			askFor(t, db, "select $1::int", 7)
-		}
-		mustExec(t, db, outdates)
-		mustExec(t, db, insert(after), -1)
-		fired := proxy.Fired()
-		proxy.Arm(faultnet.ToServer, after, faultnet.CutClient)
-		if _, err := db.Exec(insert(after), after); err != nil {
-			t.Errorf("byte %d: %v", after, err)
-		}
-		proxy.Disarm()
-		if proxy.Fired() == fired {
-			t.Errorf("byte %d: not cut", after)
-		}
-	}
-	_ = db.Close()
-	if err := server.AwaitSessions(testContext(t), name, 0); err != nil {
-		t.Fatal(err)
-	}
-	if n := queryInt(t, server.Admin(), "select count(distinct id) from "+table+" where id >= 0"); n != closing+preparing {
-		t.Errorf("%d of %d rows", n, closing+preparing)
-	}
-	if n := queryInt(t, server.Admin(), "select count(*) from "+table+" where id >= 0"); n != closing+preparing {
-		t.Errorf("%d rows, %d calls", n, closing+preparing)
+	for _, test := range []struct {
+		name   string
+		value  string
+		args   []any
+		keeps  int // texts, at most
+		before int // calls with the text before it is prepared
+	}{
+		{"with an argument", "$1", []any{7}, 1, 1},
+		{"without arguments", "7", nil, 2, 7},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			proxy, err := faultnet.New(server.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer proxy.Close()
+			table := looseTable(t)
+			name := app()
+			db, err := keeping(strconv.Itoa(test.keeps)).Open(server, 1, cutmatrix.Through(proxy, name, false)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			// Texts of one length: a session of which nothing is known has seen none.
+			insert := func(n int) string {
+				return fmt.Sprintf("insert into %s values (%s + 100 * %02d)", table, test.value, n)
+			}
+			const closing = 7 + 5 // a Close of a name of one letter, a Sync
+			preparing := 1 + 4 + 2 + len(insert(0)) + 1 + 2 + 7 + 5
+			for after := range closing + preparing {
+				for n := range 2 * test.keeps {
+					askFor(t, db, fmt.Sprintf("select $1::int + 0 * %d", n/2), 7)
+				}
+				mustExec(t, db, outdates)
+				for range test.before {
+					mustExec(t, db, insert(after), test.args...)
+				}
+				fired := proxy.Fired()
+				proxy.Arm(faultnet.ToServer, after, faultnet.CutClient)
+				if _, err := db.Exec(insert(after), test.args...); err != nil {
+					t.Errorf("byte %d: %v", after, err)
+				}
+				proxy.Disarm()
+				if proxy.Fired() == fired {
+					t.Errorf("byte %d: not cut", after)
+				}
+			}
+			_ = db.Close()
+			if err := server.AwaitSessions(testContext(t), name, 0); err != nil {
+				t.Fatal(err)
+			}
+			once := fmt.Sprintf("select count(*) from (select id from %s group by id having count(*) = %d) one", table, test.before+1)
+			if n := queryInt(t, server.Admin(), once); n != closing+preparing {
+				t.Errorf("%d of %d calls were done once", n, closing+preparing)
+			}
+		})
 	}
 }

@@ -178,15 +178,13 @@ func (i *interceptor) ConnExecContext(ctx context.Context, conn driver.ExecerCon
 	if err != nil {
 		return nil, err
 	}
-	if len(args) > 0 || i.prepared {
-		e, err := i.cachedStmt(ctx, &c, query, i.prepared)
-		if err != nil {
-			return nil, i.end(c, err)
-		}
-		if e != nil {
-			res, err := e.ExecContext(ctx, i, args)
-			return res, i.end(c, err)
-		}
+	e, err := i.cachedStmt(ctx, &c, query, i.comes(len(args)))
+	if err != nil {
+		return nil, i.end(c, err)
+	}
+	if e != nil {
+		res, err := e.ExecContext(ctx, i, args)
+		return res, i.end(c, err)
 	}
 	res, err := conn.ExecContext(ctx, query, args)
 	i.noteChange(query)
@@ -200,15 +198,13 @@ func (i *interceptor) ConnQueryContext(ctx context.Context, conn driver.QueryerC
 	if err != nil {
 		return ctx, nil, err
 	}
-	if len(args) > 0 || i.prepared {
-		e, err := i.cachedStmt(own, &c, query, i.prepared)
-		if err != nil {
-			return ctx, nil, i.end(c, err)
-		}
-		if e != nil {
-			rows, err := e.QueryContext(own, i, args)
-			return ctx, rows, i.opened(c, rows, err)
-		}
+	e, err := i.cachedStmt(own, &c, query, i.comes(len(args)))
+	if err != nil {
+		return ctx, nil, i.end(c, err)
+	}
+	if e != nil {
+		rows, err := e.QueryContext(own, i, args)
+		return ctx, rows, i.opened(c, rows, err)
 	}
 	rows, err := conn.QueryContext(own, query, args)
 	i.noteChange(query)
@@ -235,7 +231,7 @@ func (i *interceptor) ConnPrepareContext(ctx context.Context, conn driver.ConnPr
 		return ctx, nil, err
 	}
 	if !copies {
-		e, err := i.cachedStmt(own, &c, query, true)
+		e, err := i.cachedStmt(own, &c, query, byPrepare)
 		if err != nil || e != nil {
 			if err = i.end(c, err); err != nil {
 				return ctx, nil, err

@@ -75,7 +75,7 @@ func TestRoundTripsAndAllocationsOfEachKindOfCall(t *testing.T) { // not paralle
 		do     func(db *sql.DB) error
 	}{
 		{"Ping", nil, 1, 4, func(db *sql.DB) error { return db.Ping() }},
-		{"query", nil, 1, 18, func(db *sql.DB) error { return scan(db.QueryRow("select 1")) }},
+		{"query", nil, 1, 14, func(db *sql.DB) error { return scan(db.QueryRow("select 1")) }},
 		{"query with an argument", nil, 1, 17, func(db *sql.DB) error {
 			return scan(db.QueryRow("select id from "+table+" where id = $1", 1))
 		}},
@@ -90,7 +90,7 @@ func TestRoundTripsAndAllocationsOfEachKindOfCall(t *testing.T) { // not paralle
 		{"query with an argument, pgbouncer=true", []string{"pgbouncer", "true"}, 1, 23, func(db *sql.DB) error {
 			return scan(db.QueryRow("select id from "+table+" where id = $1", 1))
 		}},
-		{"exec", nil, 1, 7, func(db *sql.DB) error { _, err := db.Exec("update " + table + " set v = 'b'"); return err }},
+		{"exec", nil, 1, 8, func(db *sql.DB) error { _, err := db.Exec("update " + table + " set v = 'b'"); return err }},
 		{"exec with an argument", nil, 1, 11, func(db *sql.DB) error {
 			_, err := db.Exec("update "+table+" set v = $1", "b")
 			return err
@@ -126,7 +126,7 @@ func TestRoundTripsAndAllocationsOfEachKindOfCall(t *testing.T) { // not paralle
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			db, n := openCounted(t, kind.dsn...)
-			for range 4 { // connects, proves, prepares
+			for range often { // connects, proves, prepares
 				if err := kind.do(db); err != nil {
 					t.Fatal(err)
 				}

@@ -11,10 +11,11 @@ import (
 )
 
 // stmtCache keeps a session's prepared statements, so that a text with arguments
-// takes one round trip instead of two. A text gets in when the session sees it
-// for the second time: one that never repeats costs nothing. Once the cache is
-// full, when it is seen much more often than the one that has to go. It belongs
-// to its session's interceptor and is used by one goroutine at a time.
+// takes one round trip instead of two, and one without them need not be parsed
+// and planned each time. A text gets in when the session has seen it often
+// enough: one that never repeats costs nothing. Once the cache is full, when it
+// is seen much more often than the one that has to go. It belongs to its
+// session's interceptor and is used by one goroutine at a time.
 type stmtCache struct {
 	limit  int
 	direct proof
@@ -93,16 +94,48 @@ func newStmtCache(capacity int) *stmtCache {
 
 const defaultStmtCache = 256
 
+// noArgsSights is how often a text without arguments has to be seen before it is
+// prepared, which costs a round trip more: what the server then saves has to earn
+// it back. It is one call in a hundred or so, lately. A small cache forgets
+// sooner.
+func (k *stmtCache) noArgsSights() int { return min(16, 4*k.limit) }
+
+// worth says how a text comes: in what way, and so when it gets into the cache.
+type worth int
+
+const (
+	noArgs    worth = iota // without arguments: when it comes often, outside transactions
+	withArgs               // at second sight: preparing sends no more than the call does
+	byPrepare              // the caller prepares it: at once
+)
+
+// comes says how the text of a call comes.
+func (i *interceptor) comes(args int) worth {
+	switch {
+	case i.prepared:
+		return byPrepare
+	case args > 0:
+		return withArgs
+	}
+	return noArgs
+}
+
 // cachedStmt returns the prepared statement for a text, or nil: then the text
-// goes the plain way. explicit: it is prepared at first sight. An error is that
-// of preparing; c then says that nothing but that was sent.
-func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, explicit bool) (*cachedStmt, error) {
+// goes the plain way. An error is that of preparing; c then says that nothing but
+// that was sent.
+func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w worth) (*cachedStmt, error) {
 	k := i.cache
 	if k == nil || k.direct == notDirect || i.s.replayOf != nil || i.s.pool == nil || i.s.pool.noStatements.Load() {
 		return nil, nil
 	}
+	if w == noArgs && (i.tx != nil || len(query) > maxCachedText) {
+		return nil, nil // what is out of date costs a transaction
+	}
 	epoch := i.planEpoch()
 	e := k.byText[query]
+	if e != nil && w == noArgs && e.st.NumInput() != 0 {
+		return nil, nil // the server shall say what is missing
+	}
 	if e != nil && e.epoch != epoch {
 		if e.pins > 0 {
 			return nil, nil // whoever has prepared it keeps it as it is
@@ -120,12 +153,12 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 	}
 	seen := k.sights.note(query)
 	switch {
-	case explicit:
+	case w == byPrepare:
 		seen = max(seen, onceAndAgain)
-	case seen < 2:
+	case seen < 2, w == noArgs && seen < k.noArgsSights():
 		return nil, nil
 	}
-	if len(query) > maxCachedText || !cacheable(query) {
+	if len(query) > maxCachedText || !cacheable(query) || w == noArgs && !single(query) {
 		return nil, nil
 	}
 	if k.wanted = true; k.direct == unproven {
@@ -148,6 +181,11 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, exp
 		if i.tx == nil {
 			c.op, err = op, nil
 		}
+	}
+	if w == noArgs && strings.HasPrefix(sqlState(err), "42") {
+		// As it is it has run, maybe, so that is what decides.
+		k.sights.forget(query)
+		c.op, c.before, err = op, i.s.bytesSent(), nil
 	}
 	if err != nil {
 		return nil, err

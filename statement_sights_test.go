@@ -40,7 +40,7 @@ func cacheTrips(t *testing.T, calls int, text func(n int) string) float64 {
 	s := &session{base: c, pool: &pool{}}
 	i := &interceptor{s: s, cache: newStmtCache(64)}
 	for n := range calls {
-		e, err := i.cachedStmt(t.Context(), &call{op: "query"}, text(n), false)
+		e, err := i.cachedStmt(t.Context(), &call{op: "query"}, text(n), withArgs)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,34 @@ func cacheable(query string) bool {
 	return rowWords[firstWord(query)] && !readsTheClock(query)
 }
 
+// single says whether a text is one statement without parameters: what a call
+// without arguments can prepare.
+func single(query string) bool {
+	if strings.IndexByte(query, ';') < 0 && strings.IndexByte(query, '$') < 0 {
+		return true
+	}
+	lx := lexer{src: query}
+	ended := false
+	for {
+		lx.skipBlank()
+		if rest := lx.src[lx.pos:]; len(rest) > 1 && rest[0] == '$' && isDigit(rest[1]) {
+			return false
+		}
+		switch lx.next().kind {
+		case tokenEnd:
+			return true
+		case tokenDoubt:
+			return false
+		case tokenSemicolon:
+			ended = true
+		default:
+			if ended {
+				return false
+			}
+		}
+	}
+}
+
 // readsTheClock says whether a text may have a literal that stands for the time
 // at which the text is read, as 'today': kept, it would stand still.
 func readsTheClock(query string) bool {
@@ -73,7 +101,7 @@ func changeBy(query string) (most change) {
 			}
 		}
 		switch {
-		case first.text == "set" && (planSettings[t.text] || t.kind == tokenQuoted),
+		case first.text == "set" && (movesPlans(t.text) || t.kind == tokenQuoted),
 			t.text == "into" && prev.text != "insert" && prev.text != "merge",
 			t.text == "set_config" && setsMeaning(query[lx.pos:]):
 			most = changesSession
@@ -95,7 +123,14 @@ func setsMeaning(args string) bool {
 		return true // a name from elsewhere
 	}
 	name, _, ended := strings.Cut(args[1:], "'")
-	return !ended || planSettings[lowerASCII(name)]
+	return !ended || movesPlans(lowerASCII(name))
+}
+
+// movesPlans says whether plans depend on a parameter: what they mean, or how
+// good they are. PostgreSQL plans a kept text again for the search_path alone.
+func movesPlans(setting string) bool {
+	return planSettings[setting] || plannerSettings[setting] || strings.HasPrefix(setting, "enable_") ||
+		strings.HasPrefix(setting, "geqo") || strings.HasPrefix(setting, "jit") || strings.HasSuffix(setting, "_cost")
 }
 
 // containsAny says whether a text has one of the words in it, whatever the case.
@@ -123,4 +158,11 @@ var (
 	planSettings = wordSet(`search_path schema role authorization session_authorization timezone zone datestyle
 		intervalstyle standard_conforming_strings backslash_quote transform_null_equals array_nulls
 		lc_monetary xmloption xml names client_encoding`)
+
+	// plannerSettings are parameters of the planner, beside those that movesPlans
+	// knows by a part of their name.
+	plannerSettings = wordSet(`plan_cache_mode work_mem hash_mem_multiplier effective_cache_size constraint_exclusion
+		from_collapse_limit join_collapse_limit cursor_tuple_fraction recursive_worktable_factor
+		max_parallel_workers_per_gather min_parallel_table_scan_size min_parallel_index_scan_size
+		parallel_leader_participation debug_parallel_query force_parallel_mode row_security`)
 )

@@ -63,6 +63,7 @@ func TestEveryTypeIsTheSameFromAKeptStatement(t *testing.T) {
 		}
 		n++
 		compareTypes(t, plain, kept, "select "+columns, value)
+		compareTypes(t, plain, kept, "select "+strings.ReplaceAll(columns, "$1", "'"+strings.ReplaceAll(value, "'", "''")+"'"))
 	}
 	if err := rows.Err(); err != nil || n < 70 {
 		t.Errorf("%d types, %v", n, err)
@@ -74,15 +75,19 @@ func TestEveryTypeIsTheSameFromAKeptStatement(t *testing.T) {
 
 // compareTypes asks lib/pq for a text, and pgpooled until it keeps it, and on from
 // a statement of db.Prepare.
-func compareTypes(t *testing.T, plain, kept *sql.DB, query string, arg any) {
+func compareTypes(t *testing.T, plain, kept *sql.DB, query string, args ...any) {
 	t.Helper()
-	want := describe(plain.Query(query, arg))
+	want := describe(plain.Query(query, args...))
 	if strings.HasPrefix(want, "error") {
-		t.Errorf("%s <- %v: %s", query, arg, want)
+		t.Errorf("%s <- %v: %s", query, args, want)
 	}
-	for call := range 4 {
-		if got := describe(kept.Query(query, arg)); got != want {
-			t.Errorf("%s <- %v, call %d\n got %s\nwant %s", query, arg, call, got, want)
+	calls := 4
+	if len(args) == 0 {
+		calls = often
+	}
+	for call := range calls {
+		if got := describe(kept.Query(query, args...)); got != want {
+			t.Errorf("%s <- %v, call %d\n got %s\nwant %s", query, args, call, got, want)
 		}
 	}
 	for _, db := range []*sql.DB{plain, kept} {
@@ -91,8 +96,8 @@ func compareTypes(t *testing.T, plain, kept *sql.DB, query string, arg any) {
 			t.Errorf("%s: %v", query, err)
 			return
 		}
-		if got := describe(st.Query(arg)); got != want {
-			t.Errorf("%s <- %v, prepared\n got %s\nwant %s", query, arg, got, want)
+		if got := describe(st.Query(args...)); got != want {
+			t.Errorf("%s <- %v, prepared\n got %s\nwant %s", query, args, got, want)
 		}
 		_ = st.Close()
 	}
