@@ -200,6 +200,11 @@ func ask(ctx context.Context, conn driver.Conn, text string) (answer string, err
 		return "", err
 	}
 	defer rows.Close()
+	return onlyValue(rows)
+}
+
+// onlyValue reads rows to their end.
+func onlyValue(rows driver.Rows) (answer string, err error) {
 	row := make([]driver.Value, len(rows.Columns()))
 	for {
 		switch err := rows.Next(row); {

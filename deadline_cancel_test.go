@@ -29,21 +29,19 @@ func TestDeadlineTheServersStatementIsCancelledOnASlowNetworkToo(t *testing.T) {
 	noLeaks(t)
 	t.Run("networks", func(t *testing.T) {
 		for _, latency := range []time.Duration{0, 150 * time.Millisecond} {
-			for _, tls := range []string{"disable", "require"} {
+			for _, kind := range sessionKinds() {
 				for how, args := range map[string][]any{"simple": nil, "extended": {60}} {
-					t.Run(fmt.Sprintf("%s/%s/%s", latency, tls, how), func(t *testing.T) {
+					t.Run(fmt.Sprintf("%s/%s/%s", latency, kind.name, how), func(t *testing.T) {
 						t.Parallel()
 						proxy, err := faultnet.New(server.Addr())
 						if err != nil {
 							t.Fatal(err)
 						}
 						proxy.SetLatency(latency)
-						db, name := openOn(t, server, "host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "sslmode", tls)
+						db, name := openOn(t, server, "host", proxy.Host(), "port", fmt.Sprint(proxy.Port()), "sslmode", kind.tls)
 						t.Cleanup(func() { db.Close(); proxy.Close() })
 						query := map[string]string{"simple": "select pg_sleep(60)", "extended": "select pg_sleep($1)"}[how]
-						if err := db.Ping(); err != nil {
-							t.Fatal(err)
-						}
+						kind.ready(t, db)
 						ctx, cancel := context.WithCancel(context.Background())
 						done := make(chan error, 1)
 						go func() { _, err := db.ExecContext(ctx, query, args...); done <- err }()
@@ -81,9 +79,9 @@ func (d *slowCancels) DialContext(ctx context.Context, network, address string) 
 func TestDeadlineNoCancelReachesALaterCaller(t *testing.T) {
 	noLeaks(t)
 	t.Run("links", func(t *testing.T) {
-		for _, tls := range []string{"disable", "require"} {
+		for _, kind := range sessionKinds() {
 			for _, latency := range []time.Duration{50 * time.Millisecond, 400 * time.Millisecond} {
-				t.Run(tls+"/"+latency.String(), func(t *testing.T) {
+				t.Run(kind.name+"/"+latency.String(), func(t *testing.T) {
 					t.Parallel()
 					slow, err := faultnet.New(server.Addr())
 					if err != nil {
@@ -91,7 +89,7 @@ func TestDeadlineNoCancelReachesALaterCaller(t *testing.T) {
 					}
 					slow.SetLatency(latency)
 					d, name := &slowCancels{slow: slow}, app()
-					db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", tls, "max_open_conns", "1", "cancel_grace", "300ms"), quiet, pgpooled.WithDialer(d))
+					db, err := pgpooled.Open(server.DSN("application_name", name, "sslmode", kind.tls, "max_open_conns", "1", "cancel_grace", "300ms"), quiet, pgpooled.WithDialer(d))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -112,9 +110,7 @@ func TestDeadlineNoCancelReachesALaterCaller(t *testing.T) {
 							return err
 						},
 					} {
-						if err := db.Ping(); err != nil {
-							t.Fatal(err)
-						}
+						kind.ready(t, db)
 						before := d.took.Load()
 						ctx, cancel := context.WithCancel(context.Background())
 						done := make(chan error, 1)

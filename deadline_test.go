@@ -62,6 +62,7 @@ type silenced struct {
 
 	any   bool // its error may be nil or anything: only the time counts
 	write bool // sent and without an answer, so its outcome is unknown
+	anew  bool // so it is where the session keeps statements
 }
 
 func silencedCalls() []silenced {
@@ -81,7 +82,7 @@ func silencedCalls() []silenced {
 		{name: "prepare", ready: func(_ *testing.T, ctx context.Context, db *sql.DB, _ string) func() error {
 			return func() error { _, err := db.PrepareContext(ctx, "select 1"); return err }
 		}},
-		{name: "prepared exec, prepared anew", ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
+		{name: "prepared exec, prepared anew", anew: true, ready: func(t *testing.T, ctx context.Context, db *sql.DB, table string) func() error {
 			st := prepared(t, db, "insert into "+table+" values ($1)")
 			return func() error { _, err := st.ExecContext(ctx, 3); return err }
 		}},
@@ -204,19 +205,47 @@ func someRows(t *testing.T, ctx context.Context, db *sql.DB) *sql.Rows {
 	return rows
 }
 
+// sessionKind is the kind of session on which a context ends: lib/pq watches each
+// call's on a new one, and one for all calls on one that was proven direct.
+type sessionKind struct {
+	name, tls string
+	proven    bool
+}
+
+func sessionKinds() (kinds []sessionKind) {
+	for _, tls := range []string{"disable", "require"} {
+		kinds = append(kinds, sessionKind{tls, tls, false}, sessionKind{tls + ", asked for proof", tls, true})
+	}
+	return kinds
+}
+
+// keeps: under TLS a proxy's ports prove nothing.
+func (k sessionKind) keeps() bool { return k.proven && k.tls == "disable" }
+
+// ready makes db have a session of the kind.
+func (k sessionKind) ready(t *testing.T, db *sql.DB) {
+	t.Helper()
+	if err := db.Ping(); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if k.proven {
+			askFor(t, db, "select $1::int", 7)
+		}
+	}
+}
+
 // lib/pq #620: it waits for a cancel request that nobody answers.
 func TestDeadlineEveryCallReturnsOnASilentNetwork(t *testing.T) {
 	noLeaks(t)
 	t.Run("calls", func(t *testing.T) {
-		for _, tls := range []string{"disable", "require"} {
+		for _, kind := range sessionKinds() {
 			for _, c := range silencedCalls() {
-				t.Run(tls+"/"+c.name, func(t *testing.T) {
+				t.Run(kind.name+"/"+c.name, func(t *testing.T) {
 					t.Parallel()
 					table := newTable(t)
-					db, proxy := through(t, server, "sslmode", tls, "cancel_grace", grace.String(), "close_timeout", grace.String(), "max_open_conns", "3")
-					if err := db.Ping(); err != nil {
-						t.Fatal(err)
-					}
+					db, proxy := through(t, server, "sslmode", kind.tls, "cancel_grace", grace.String(), "close_timeout", grace.String(), "max_open_conns", "3")
+					kind.ready(t, db)
 					// It ends when the call is under way.
 					ctx, cancel := context.WithCancelCause(context.Background())
 					defer cancel(nil)
@@ -232,8 +261,8 @@ func TestDeadlineEveryCallReturnsOnASilentNetwork(t *testing.T) {
 					case c.any:
 					case !errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn):
 						t.Errorf("%T %v", err, err)
-					case errors.As(err, &unknown) != c.write:
-						t.Errorf("unknown=%t: %v", !c.write, err)
+					case errors.As(err, &unknown) != (c.write || c.anew && kind.keeps()):
+						t.Errorf("unknown=%t: %v", unknown != nil, err)
 					}
 				})
 			}

@@ -1,7 +1,6 @@
 package pgpooled
 
 import (
-	"context"
 	"encoding/binary"
 	"log/slog"
 	"net"
@@ -65,7 +64,7 @@ func (i *interceptor) prove() error {
 	if w.named {
 		question = askPID
 	}
-	answer, err := ask(context.Background(), i.s.base, question)
+	answer, err := i.guard.watchFrom(i.s.base, question)
 	switch {
 	case err != nil && i.connectionFailed(err):
 		return err

@@ -14,6 +14,7 @@ type guard struct {
 	turn  uint64      // counts the calls, so that a late timer meets only its own
 	armed bool        // a call is under way
 	timer *time.Timer // between the context's end and the cut
+	watch *watch      // what has lib/pq send a cancel request; nil = it watches each call's context
 
 	stop    func() bool        // of the running call only
 	unmerge context.CancelFunc // of the running call only
@@ -43,6 +44,7 @@ func (g *guard) begin(ctx context.Context, s *session, grace time.Duration) {
 			return
 		}
 		s.cancel()
+		g.watch.end()
 		g.timer = time.AfterFunc(grace, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()

@@ -131,7 +131,7 @@ func (i *interceptor) startWithin(ctx context.Context, grace time.Duration, op, 
 		}
 		c.before = i.s.bytesSent()
 	}
-	return ctx, c, nil
+	return i.guard.watched(ctx), c, nil
 }
 
 // busy says whether the lease has something that ends with it.

@@ -79,7 +79,7 @@ func TestRoundTripsAndAllocationsOfEachKindOfCall(t *testing.T) { // not paralle
 		{"query with an argument", nil, 1, 17, func(db *sql.DB) error {
 			return scan(db.QueryRow("select id from "+table+" where id = $1", 1))
 		}},
-		{"query with an argument, context that can end", nil, 1, 31, func(db *sql.DB) error {
+		{"query with an argument, context that can end", nil, 1, 28, func(db *sql.DB) error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			return scan(db.QueryRowContext(ctx, "select id from "+table+" where id = $1", 1))

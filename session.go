@@ -353,6 +353,7 @@ func (s *session) close() {
 	_ = s.base.Close()
 	s.wire.hangUp()
 	s.dials.close()
+	s.intr.guard.unwatch()
 }
 
 // awaitGone waits until a session of WithBase is closed: go-sqlmock and its like
@@ -371,6 +372,7 @@ func (s *session) abort() {
 	}
 	s.wire.abort()
 	s.dials.close()
+	s.intr.guard.unwatch()
 }
 
 // bareDriver lets sqlmw wrap a connector: it wraps drivers only.
