@@ -158,8 +158,11 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w w
 	case seen < 2, w == noArgs && seen < k.noArgsSights():
 		return nil, nil
 	}
-	if len(query) > maxCachedText || !cacheable(query) || w == noArgs && !single(query) {
+	if len(query) > maxCachedText || !cacheable(query) {
 		return nil, nil
+	}
+	if w == noArgs && (!single(query) || k.changeBy(query) != changesNothing) {
+		return nil, nil // what changes plans would be out of date each time
 	}
 	if k.wanted = true; k.direct == unproven {
 		return nil, nil // proven before the next call that can take it

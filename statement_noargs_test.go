@@ -71,6 +71,7 @@ func TestATextWithoutArgumentsIsPreparedWhenItComesOften(t *testing.T) {
 		{"a backslash, which means two things", often, querying(`select '\'; select 2 -- '`), 0},
 		{"in a transaction", often, inTx("select 1"), 0},
 		{"no rows", often, exec("set application_name = 'a'"), 0},
+		{"what makes kept texts out of date", often, querying("select set_config('search_path', 'public', false)"), 0},
 		{"nothing", often, exec(""), 0},
 		{"the time at which it is read", often, querying("select 'now'::timestamptz"), 0},
 		{"too long", often, querying("select 1 --" + strings.Repeat("x", 64<<10)), 0},
