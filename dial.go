@@ -82,10 +82,11 @@ func (o *outage) age(now time.Time) time.Duration {
 func (o *outage) during(start time.Time) bool { return !o.since.IsZero() || o.ended.After(start) }
 
 // hopelessLocked fails a caller at once when the server has been away for
-// longer than the caller may wait. The probe goes on meanwhile.
+// longer than the caller may wait. The probe goes on meanwhile, or there is no
+// room to dial yet; else the caller's own dial finds out.
 func (p *pool) hopelessLocked(now time.Time) error {
 	limit := p.limits.timeout
-	trying := p.outage.probe != nil || p.opening+p.closing > 0
+	trying := p.outage.probe != nil || p.opening > 0 || p.closing > 0 && p.overLimitLocked()
 	if limit <= 0 || !trying || p.outage.age(now) <= limit {
 		return nil
 	}

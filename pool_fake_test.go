@@ -181,6 +181,9 @@ func (c *fakeConn) Ping(ctx context.Context) error {
 		c.f.faultLocked("session %d runs two calls at a time", c.id)
 	}
 	if c.closed || c.mute || c.answers == 0 {
+		if c.owner == nil { // the pool asks
+			c.f.checked++
+		}
 		c.f.mu.Unlock()
 		return errDead
 	}

@@ -170,6 +170,39 @@ func TestAnOutageOlderThanPoolTimeoutFailsAtOnceWhileTheProbeGoesOn(t *testing.T
 	})
 }
 
+// The probe has ended because the limit left no room for it; by the time that
+// there is room, a session that is still being closed does not keep callers from
+// dialling.
+func TestASessionThatIsBeingClosedIsNoReasonToFailAtOnce(t *testing.T) {
+	l := lim(2)
+	l.timeout = 700 * time.Millisecond
+	bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
+		held := take(t, p)
+		if err := srv.work(t.Context(), held); err != nil {
+			t.Fatal(err)
+		}
+		srv.refuse(errRefused)
+		go func() {
+			time.Sleep(10 * time.Millisecond)
+			p.setLimits(func(l *limits) { l.maxOpen = 1 })
+		}()
+		_, err := p.newLease(t.Context())
+		if e := poolTimeout(t, err); e.OutageFor == 0 {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		srv.refuse(nil)
+		srv.set(func() { srv.closing = func(*fakeConn) { time.Sleep(time.Second) } })
+		held.s.doomed.Store(true)
+		srv.give(held)
+		p.setLimits(func(l *limits) { l.maxOpen = 2 })
+		if s := p.stats(); s.Closing != 1 || s.OutageFor < l.timeout {
+			t.Fatalf("%+v", s)
+		}
+		srv.give(take(t, p))
+	})
+}
+
 func TestTheFirstSuccessWakesEverybody(t *testing.T) {
 	t.Parallel()
 	bubble(t, lim(10), func(t *testing.T, p *pool, srv *fakeServer) {
