@@ -114,18 +114,20 @@ func (p *pool) suspectLocked(s *session) bool { return s.idleSince.Before(p.lost
 // call and none has answered since. PgBouncer lets its clients in before it has a
 // server for them, and turns away what they send: without the question an outage
 // behind it would look like sessions that open, and break under each caller.
+// Whether it is there is not always known, and the question costs one round trip
+// after a loss.
 func (p *pool) confirm(s *session) error {
 	p.mu.Lock()
 	doubt := p.lostAt.After(p.outage.answer)
 	p.mu.Unlock()
-	if !doubt || s.wire == nil || !s.intr.unnamed {
+	if !doubt || s.wire == nil {
 		return nil
 	}
 	began := time.Now()
 	if err := s.ping(p.ctx, pingLimit); err == nil {
 		return nil
 	}
-	cause := fmt.Errorf("the pooler let a session in, and did not answer it: %w", explain(s.wire.failure()))
+	cause := fmt.Errorf("a session was let in, and not answered: %w", explain(s.wire.failure()))
 	return &connectError{cause: cause, took: time.Since(began), turnedAway: true}
 }
 
