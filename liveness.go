@@ -124,7 +124,7 @@ func (p *pool) confirm(s *session) error {
 		return nil
 	}
 	began := time.Now()
-	if err := s.ping(p.ctx, pingLimit); err == nil {
+	if err := s.ping(p.ctx, max(pingLimit, s.intr.grace)); err == nil { // by the time that dialling took
 		return nil
 	}
 	cause := fmt.Errorf("a session was let in, and not answered: %w", explain(s.wire.failure()))
