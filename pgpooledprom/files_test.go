@@ -42,6 +42,10 @@ func TestTheAlertsUseMetricsThatExistAndSayWhatToDo(t *testing.T) {
 		if err := checkPromQL(r.Expr, series); err != nil {
 			t.Errorf("%s: %v\n%s", r.Alert, err, r.Expr)
 		}
+		// Of a new process such a range is one scrape; "for" does wait.
+		if strings.Contains(r.Expr, "_over_time(") {
+			t.Errorf("%s: use for, not a function over time: %s", r.Alert, r.Expr)
+		}
 		if names[r.Alert] || !strings.HasPrefix(r.Alert, "Pgpooled") {
 			t.Errorf("%s: twice, or without its prefix", r.Alert)
 		}

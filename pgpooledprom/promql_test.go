@@ -42,7 +42,7 @@ var (
 	isName  = regexp.MustCompile(`^[A-Za-z_]`)
 	words   = []string{"and", "or", "unless", "bool", "offset"}
 	grouped = []string{"by", "without", "on", "ignoring", "group_left", "group_right"}
-	known   = []string{"rate", "increase", "sum", "max", "histogram_quantile", "min_over_time"}
+	known   = []string{"rate", "increase", "sum", "max", "histogram_quantile"}
 )
 
 // checkPromQL says what is wrong with the names in an expression.
