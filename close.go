@@ -24,6 +24,7 @@ func (p *pool) close(grant time.Duration) error {
 	}
 	p.closed = true
 	p.failAllLocked(ErrClosed)
+	p.endOutageLocked("pgpooled: closed while the server cannot be reached", time.Now()) // or it would grow older for ever
 	for len(p.idle) > 0 {
 		p.retireIdleLocked(0, closedPool)
 	}

@@ -105,6 +105,22 @@ func Happen(t *testing.T, server *pgtest.Server, attach func(t *testing.T, db *s
 			t.Errorf("away for %v s; %v failed dials, %v retries", v["OutageFor"], v["OpenErrors"], v["OpenRetries"])
 		}
 	})
+	t.Run("a pool closed while the server is away", func(t *testing.T) {
+		p := open(t, server, attach)
+		must(t, p.proxy.Refuse(true))
+		p.proxy.CutAll(false)
+		must(t, p.proxy.AwaitConns(t.Context(), 0))
+		done := make(chan error, 1)
+		go func() { done <- p.db.PingContext(t.Context()) }()
+		p.await(t, "the server is away", func(v map[string]float64) bool { return v["OutageFor"] > 0 && v["OpenRetries"] > 0 })
+		must(t, p.db.Close())
+		if err := <-done; err == nil {
+			t.Error("a call on a closed pool whose server is away succeeded")
+		}
+		if v := p.read(); v["OutageFor"] != 0 || v["Outages"] != 1 {
+			t.Errorf("the pool is closed, and the server away for %v s (%v outages)", v["OutageFor"], v["Outages"])
+		}
+	})
 	t.Run("a connection that is refused for good", func(t *testing.T) {
 		p := connect(t, server, attach, "dbname", "no_such_database")
 		p.moves(t, nil, func() error {
