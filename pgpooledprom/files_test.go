@@ -46,6 +46,10 @@ func TestTheAlertsUseMetricsThatExistAndSayWhatToDo(t *testing.T) {
 		if strings.Contains(r.Expr, "_over_time(") {
 			t.Errorf("%s: use for, not a function over time: %s", r.Alert, r.Expr)
 		}
+		// The last attempt of an outage that nobody waits for has no retry either.
+		if strings.Contains(r.Expr, "open_retries") && !strings.Contains(r.Expr, "unless increase(pgpooled_outages_total[5m]) > 0") {
+			t.Errorf("%s takes an outage for a refusal: %s", r.Alert, r.Expr)
+		}
 		if names[r.Alert] || !strings.HasPrefix(r.Alert, "Pgpooled") {
 			t.Errorf("%s: twice, or without its prefix", r.Alert)
 		}
