@@ -65,7 +65,7 @@ func (h *Histograms) Produce(context.Context) ([]metricdata.ScopeMetrics, error)
 		s := p.pool.Stats()
 		for i := range metrics.Table {
 			if m := &metrics.Table[i]; m.Kind == metrics.Histogram {
-				points[m.OTel] = append(points[m.OTel], p.point(m.Histogram(&s), now))
+				points[m.OTel] = add(points[m.OTel], p.point(m.Histogram(&s), now))
 			}
 		}
 	}
@@ -77,6 +77,24 @@ func (h *Histograms) Produce(context.Context) ([]metricdata.ScopeMetrics, error)
 		}
 	}
 	return []metricdata.ScopeMetrics{out}, nil
+}
+
+// add adds a pool's point. Those of one name become one point, as the SDK does
+// with the instruments: an exporter may refuse everything for the sake of two.
+func add(points []metricdata.HistogramDataPoint[float64], q metricdata.HistogramDataPoint[float64]) []metricdata.HistogramDataPoint[float64] {
+	for i := range points {
+		p := &points[i]
+		if !p.Attributes.Equals(&q.Attributes) {
+			continue
+		}
+		p.Count += q.Count
+		p.Sum += q.Sum
+		for j, n := range q.BucketCounts {
+			p.BucketCounts[j] += n
+		}
+		return points
+	}
+	return append(points, q)
 }
 
 func (p *produced) point(h pgpooled.Histogram, now time.Time) metricdata.HistogramDataPoint[float64] {

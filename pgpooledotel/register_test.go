@@ -255,6 +255,28 @@ func TestUnregisterEndsTheCollectionOfOnePool(t *testing.T) {
 	}
 }
 
+// Two pools of one name are one figure each, histograms too: exporters refuse
+// two points with the same attributes.
+func TestPoolsOfOneNameAreAddedUp(t *testing.T) {
+	t.Parallel()
+	figures := func(pools int) map[string]figure {
+		sdk := newSDK(t)
+		for range pools {
+			sdk.register(t, metricstest.Full())
+		}
+		return sdk.collect(t) // checks that no figure is there twice
+	}
+	one, two := figures(1), figures(2)
+	if len(one) != len(two) {
+		t.Errorf("%d figures of one pool, %d of two", len(one), len(two))
+	}
+	for key, f := range two {
+		if f.kind != "gauge" && f.v != 2*one[key].v {
+			t.Errorf("%s is %v, of one pool %v", key, f.v, one[key].v)
+		}
+	}
+}
+
 // A limit that is off is no figure: 0 would make every share of it infinite.
 func TestALimitThatIsOffIsNoFigure(t *testing.T) {
 	t.Parallel()
