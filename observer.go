@@ -52,9 +52,10 @@ func (p *pool) observe(ctx context.Context, e CallEvent) {
 		if r == nil || p.deaf.Swap(true) {
 			return
 		}
+		what := fmt.Sprint(r) // runs code of the caller's, which may ask for Stats
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.logLocked(slog.LevelError, "pgpooled: the function of WithCallObserver panicked and is not called again", slog.String("panic", fmt.Sprint(r)))
+		p.logLocked(slog.LevelError, "pgpooled: the function of WithCallObserver panicked and is not called again", slog.String("panic", what))
 	}()
 	p.observer(ctx, e)
 }

@@ -176,16 +176,26 @@ func TestASlowCallObserverHoldsUpNobodyElse(t *testing.T) {
 	}
 }
 
+// asking is an error whose text needs the pool.
+type asking struct{ db *sql.DB }
+
+func (a asking) Error() string {
+	s, _ := pgpooled.StatsOf(a.db)
+	return fmt.Sprintf("broken span of %d", s.Opens)
+}
+
 // A panicking observer is logged, is not called again, and changes nothing.
 func TestAPanickingCallObserverChangesNothing(t *testing.T) {
 	t.Parallel()
 	var (
 		log   lockedBuffer
 		calls int
+		db    *sql.DB
+		proxy *faultnet.Proxy
 	)
-	db, proxy := throughWith(t, server, []pgpooled.Option{
+	db, proxy = throughWith(t, server, []pgpooled.Option{
 		pgpooled.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
-		pgpooled.WithCallObserver(func(context.Context, pgpooled.CallEvent) { calls++; panic("broken span") }),
+		pgpooled.WithCallObserver(func(context.Context, pgpooled.CallEvent) { calls++; panic(asking{db}) }),
 	})
 	for range 2 {
 		mustExec(t, db, "select 1")
