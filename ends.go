@@ -45,3 +45,9 @@ func mayEndTx(query string) bool {
 	ends, _ := endsTx(query)
 	return ends
 }
+
+// mayBeginTx says whether a text may begin a transaction. One among several
+// statements is looked for by its word only.
+func mayBeginTx(query string) bool {
+	return beginWords[firstWord(query)] || strings.IndexByte(query, ';') >= 0 && containsAny(query, []string{"begin", "start"})
+}

@@ -143,6 +143,9 @@ func (i *interceptor) busy() bool { return i.unkept > 0 || i.rows != nil || i.tx
 func (i *interceptor) endLease(kept bool) (clean, left bool) {
 	clean, left = !i.used, i.rows != nil || i.tx != nil
 	i.guard.end()
+	if i.cache != nil {
+		i.cache.begun = false // a session inside a transaction is discarded
+	}
 	if !kept {
 		for n, e := range i.pinned {
 			e.pins, i.pinned[n] = 0, nil

@@ -45,6 +45,7 @@ func (i *interceptor) watchAgain() {
 		i.s.watchNotices()
 		if i.cache != nil {
 			i.planChanged(changesTables) // whatever was run there
+			i.cache.begun = true
 		}
 	}
 }

@@ -27,6 +27,7 @@ type stmtCache struct {
 	sights         sights
 	epoch          uint64 // grows with everything in the session that may change plans
 	unsettled      change // what the end of a transaction may take back
+	begun          bool   // a text of this lease may have begun a transaction
 	told           [16]told
 }
 
@@ -94,32 +95,6 @@ func newStmtCache(capacity int) *stmtCache {
 
 const defaultStmtCache = 256
 
-// noArgsSights is how often a text without arguments has to be seen before it is
-// prepared, which costs a round trip more: what the server then saves has to earn
-// it back. It is one call in a hundred or so, lately. A small cache forgets
-// sooner.
-func (k *stmtCache) noArgsSights() int { return min(16, 4*k.limit) }
-
-// worth says how a text comes: in what way, and so when it gets into the cache.
-type worth int
-
-const (
-	noArgs    worth = iota // without arguments: when it comes often, outside transactions
-	withArgs               // at second sight: preparing sends no more than the call does
-	byPrepare              // the caller prepares it: at once
-)
-
-// comes says how the text of a call comes.
-func (i *interceptor) comes(args int) worth {
-	switch {
-	case i.prepared:
-		return byPrepare
-	case args > 0:
-		return withArgs
-	}
-	return noArgs
-}
-
 // cachedStmt returns the prepared statement for a text, or nil: then the text
 // goes the plain way. An error is that of preparing; c then says that nothing but
 // that was sent.
@@ -128,7 +103,7 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w w
 	if k == nil || k.direct == notDirect || i.s.replayOf != nil || i.s.pool == nil || i.s.pool.noStatements.Load() {
 		return nil, nil
 	}
-	if w == noArgs && (i.tx != nil || len(query) > maxCachedText) {
+	if w == noArgs && (i.tx != nil || k.begun || len(query) > maxCachedText) {
 		return nil, nil // what is out of date costs a transaction
 	}
 	epoch := i.planEpoch()
@@ -354,6 +329,7 @@ func (i *interceptor) noteChange(query string) {
 	if k == nil {
 		return
 	}
+	k.begun = k.begun || mayBeginTx(query)
 	if by := k.changeBy(query); by != changesNothing {
 		i.planChanged(by)
 	} else if k.unsettled != changesNothing && endWords[firstWord(query)] {

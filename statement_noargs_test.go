@@ -3,9 +3,12 @@ package pgpooled_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/pgpooled/pgpooled"
 )
 
 // keeps counts the statements of a one-session pool after so many calls of a
@@ -217,5 +220,66 @@ func TestAKeptTextIsPlannedAnewAfterAPlannersSetting(t *testing.T) {
 		if n := queryInt(t, db, "select count(*) from pg_prepared_statements where statement = 'select 1'"); n != set.want {
 			t.Errorf("%s: %d statements, want %d", set.text, n, set.want)
 		}
+	}
+}
+
+// A transaction that a text begins fares as one of BeginTx: what is out of date
+// does not cost it, and its errors are those of the texts that fail in it.
+func TestATransactionBegunByTextKeepsNoTextsWithoutArguments(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(*testing.T, *sql.Conn){
+		"begin":    func(t *testing.T, c *sql.Conn) { mustExec(t, c, "begin") },
+		"start":    func(t *testing.T, c *sql.Conn) { mustExec(t, c, "/* */ START TRANSACTION") },
+		"several":  func(t *testing.T, c *sql.Conn) { mustExec(t, c, "select 1; begin") },
+		"prepared": func(t *testing.T, c *sql.Conn) { preparedExec(t, c, "begin") },
+		"raw": func(t *testing.T, c *sql.Conn) {
+			err := c.Raw(func(dc any) error {
+				_, err := pgpooled.PQConn(dc).(driver.ExecerContext).ExecContext(context.Background(), "begin", nil)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		table := newTable(t)
+		db := open(t, "max_open_conns", "1")
+		text := "select * from " + table
+		if n := keeps(t, db, often, querying(text)); n != 1 {
+			t.Fatalf("%s: %d statements", name, n)
+		}
+		conn, err := db.Conn(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin(t, conn)
+		mustExec(t, server.Admin(), "alter table "+table+" add column c int")
+		mustExec(t, conn, text) // plain lib/pq has nothing that could be out of date
+		for range often {
+			mustExec(t, conn, "savepoint a")
+			if _, err := conn.ExecContext(context.Background(), "select * from nowhere"); err == nil || !strings.Contains(err.Error(), "42P01") {
+				t.Fatalf("%s: %v", name, err)
+			}
+			mustExec(t, conn, "rollback to a")
+		}
+		mustExec(t, conn, "rollback")
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := keeps(t, db, often, querying(text)); n != 2 { // the one that is out of date among them
+			t.Errorf("%s: %d statements in the next lease", name, n)
+		}
+	}
+}
+
+func preparedExec(t *testing.T, c *sql.Conn, text string) {
+	t.Helper()
+	st, err := c.PrepareContext(context.Background(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	if _, err := st.Exec(); err != nil {
+		t.Fatal(err)
 	}
 }

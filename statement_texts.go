@@ -150,6 +150,7 @@ var (
 	rowWords    = wordSet("select insert update delete merge values table with")
 	planWords   = wordSet("create drop discard deallocate reset do call")
 	endWords    = wordSet("commit end prepare rollback abort")
+	beginWords  = wordSet("begin start")
 	clockWords  = []string{"now", "today", "tomorrow", "yesterday"}
 	selectWords = []string{"into", "set_config"}
 
