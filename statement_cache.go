@@ -38,6 +38,7 @@ type cachedStmt struct {
 	epoch        uint64
 	pins         int  // db.Prepare has it, so often
 	changes      bool // running it may change plans
+	rowless      bool // it returns none itself, but a rule may: see returnsRows
 	uses         int  // lately, as sights has it
 	newer, older *cachedStmt
 }
@@ -108,8 +109,9 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w w
 	}
 	epoch := i.planEpoch()
 	e := k.byText[query]
-	if e != nil && w == noArgs && e.st.NumInput() != 0 {
-		return nil, nil // the server shall say what is missing
+	asked := w == noArgs && c.op == "query" // for rows
+	if e != nil && (w == noArgs && e.st.NumInput() != 0 || asked && e.rowless) {
+		return nil, nil // the server shall say what is missing, or send what a rule adds
 	}
 	if e != nil && e.epoch != epoch {
 		if e.pins > 0 {
@@ -136,7 +138,8 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w w
 	if len(query) > maxCachedText || !cacheable(query) {
 		return nil, nil
 	}
-	if w == noArgs && (!single(query) || k.changeBy(query) != changesNothing) {
+	rowless := !returnsRows(query)
+	if w == noArgs && (!single(query) || k.changeBy(query) != changesNothing) || asked && rowless {
 		return nil, nil // what changes plans would be out of date each time
 	}
 	if k.wanted = true; k.direct == unproven {
@@ -172,7 +175,7 @@ func (i *interceptor) cachedStmt(ctx context.Context, c *call, query string, w w
 		return nil, nil
 	}
 	c.op = op
-	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing, uses: seen}
+	e = &cachedStmt{text: query, st: st.(cachedDriverStmt), epoch: epoch, changes: changeBy(query) != changesNothing, rowless: rowless, uses: seen}
 	k.byText[query] = e
 	k.touch(e)
 	c.before = i.s.bytesSent() // the statement itself is not among it

@@ -25,3 +25,27 @@ func (i *interceptor) comes(args int) worth {
 	}
 	return noArgs
 }
+
+// returnsRows says whether what a text does to rows, if anything, returns some.
+// Where a rule adds a SELECT to a write, PostgreSQL sends that one's rows only if
+// the text was not prepared.
+func returnsRows(query string) bool {
+	lx := lexer{src: query}
+	writes := false
+	for {
+		t := lx.next()
+		switch {
+		case t.kind == tokenEnd, t.kind == tokenDoubt:
+			return false
+		case lx.depth > 0:
+		case writes:
+			if t.text == "returning" {
+				return true
+			}
+		case t.text == "select", t.text == "values", t.text == "table":
+			return true
+		case t.text == "insert", t.text == "update", t.text == "delete", t.text == "merge":
+			writes = true
+		}
+	}
+}

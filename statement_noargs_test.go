@@ -68,7 +68,8 @@ func TestATextWithoutArgumentsIsPreparedWhenItComesOften(t *testing.T) {
 		{"often, with a semicolon", often, querying("select 1; -- ;"), 1},
 		{"by Exec", often, exec("update " + table + " set v = 'a;$1'"), 1},
 		{"rows by Exec", often, exec("values (1), (2)"), 1},
-		{"no rows by Query", often, querying("delete from " + table), 1},
+		{"no rows by Query", often, querying("delete from " + table), 0},
+		{"rows of a write", often, querying("with a as (select 1) delete from " + table + " returning id"), 1},
 		{"two statements", often, querying("select 1; select 2"), 0},
 		{"two statements in one line of a comment", often, querying("select 1 /* ; */; values (1)"), 0},
 		{"a backslash, which means two things", often, querying(`select '\'; select 2 -- '`), 0},
@@ -281,5 +282,27 @@ func preparedExec(t *testing.T, c *sql.Conn, text string) {
 	defer st.Close()
 	if _, err := st.Exec(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Where a rule adds a SELECT, lib/pq returns its rows for a text without
+// arguments. PostgreSQL does not send them for a prepared one.
+func TestTheRowsThatARuleAddsAreReturned(t *testing.T) {
+	t.Parallel()
+	table := newTable(t)
+	mustExec(t, server.Admin(), "create rule r as on insert to "+table+" do instead select 'by the rule'")
+	for _, text := range []string{"insert into %s values (1)", "insert into %s values ((select 1))", "with a as (values (1)) insert into %s select * from a", "with a as (select 1 as returning) insert into %s table a"} {
+		db := open(t, "max_open_conns", "1")
+		text = fmt.Sprintf(text, table)
+		for call := range 2 * often {
+			var by string
+			if err := db.QueryRow(text).Scan(&by); err != nil || by != "by the rule" {
+				t.Fatalf("%s, call %d: %q, %v", text, call, by, err)
+			}
+			mustExec(t, db, text) // kept, for it is not asked for rows
+		}
+		if n := named(t, db); n != 1 {
+			t.Errorf("%s: %d statements", text, n)
+		}
 	}
 }

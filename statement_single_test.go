@@ -57,3 +57,16 @@ func TestWhatCountsAsOneStatementIsOneToTheServer(t *testing.T) {
 		t.Error("too few to tell")
 	}
 }
+
+func TestWhichTextsReturnRowsThemselves(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"select 1": true, "table a": true, "values (1)": true, "with a as (select 1) select 1": true, "with a as (delete from t returning *) select * from a": true,
+		"insert into t values (1)": false, "insert into t values (1) RETURNING id": true, "with a as (select 1) update t set a = 1": false,
+		"with a as (delete from t returning *) insert into t select * from a": false, "delete from t where a in (select 1)": false, "insert into t select 'returning'": false, `insert into t values (1) returning "a`: true,
+	} {
+		if got := returnsRows(text); got != want {
+			t.Errorf("%s: %t", text, got)
+		}
+	}
+}
