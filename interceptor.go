@@ -327,9 +327,15 @@ func (i *interceptor) finishTx(op string, tx driver.Tx, finish func(driver.Tx) e
 		i.s.wire.abort()
 		return &ConnLostError{Op: op, InTx: true, Cause: errCopyOpen}
 	}
-	if op == "commit" && i.s.wire != nil && i.s.cancelled.Load() {
-		i.tx = nil
-		return i.lost(c, errLateCancel)
+	if i.s.wire != nil && i.s.cancelled.Load() {
+		switch {
+		case op == "commit":
+			i.tx = nil
+			return i.lost(c, errLateCancel)
+		case i.failure() == nil && !t.loose:
+			i.tx = nil
+			return nil // the session is closed now, and that rolls back
+		}
 	}
 	grace := i.grace
 	if op == "commit" && t.check != CommitCheckOff {
