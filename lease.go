@@ -132,6 +132,7 @@ func (l *lease) use(ctx context.Context) (*session, error) {
 // session can be missing.
 func (l *lease) replace(ctx context.Context) (*session, error) {
 	l.state.Store(leaseEmpty)
+	l.replayed = false // that was on the session before
 	if l.pool.tracing {
 		l.trace()
 	}

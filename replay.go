@@ -49,14 +49,16 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 		if aerr != nil {
 			return zero, fmt.Errorf("%w; no other connection to read again on: %w", lost, aerr)
 		}
-		l.replayed, s.replay, s.replayOf = true, true, cl
+		s.replay, s.replayOf = true, cl
 		l.pool.noteReplay(ctx, cl)
 		if err = s.readOnly(ctx); err == nil {
+			l.replayed = true
 			var v T
 			if v, err = run(s.conn); err == nil {
 				return v, nil
 			}
 		} else {
+			s.replayOf = nil
 			err = &ConnLostError{Op: cl.Op, Sent: cl.Sent, Cause: err, Ctx: ctx.Err(), read: ctx.Err() == nil}
 		}
 	}
