@@ -96,7 +96,8 @@ type options struct {
 
 // WithLogger sets where events go: pool opened and closed at Info, everything
 // that an operator should look at at Warn. The default is slog.Default();
-// slog.New(slog.DiscardHandler) turns it off.
+// slog.New(slog.DiscardHandler) turns it off. A slow handler holds up nobody but
+// Close: up to 1000 events wait for it, and how many did not fit is one of them.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
 // WithDialer sets what makes network connections, for tunnels and cloud

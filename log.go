@@ -18,8 +18,16 @@ type event struct {
 	attrs []slog.Attr
 }
 
+// mostEvents is how many events wait for a slow handler. What does not fit is
+// counted.
+const mostEvents = 1000
+
 func (p *pool) logLocked(level slog.Level, text string, attrs ...slog.Attr) {
 	p.past.add(time.Now(), level, text, attrs)
+	if len(p.events) == mostEvents {
+		p.unlogged++ // flushLogs is at it
+		return
+	}
 	p.events = append(p.events, event{level, text, append(attrs, slog.String("pool", p.name))})
 	if !p.logging && !p.closed { // close writes the last ones
 		p.logging = true
@@ -36,6 +44,11 @@ func (p *pool) flushLogs() {
 		p.mu.Lock()
 		events := p.events
 		p.events = nil
+		if n := p.unlogged; n > 0 {
+			p.unlogged = 0
+			events = append(events, event{slog.LevelWarn, "pgpooled: events were not logged: the log's handler is too slow",
+				[]slog.Attr{slog.Int("events", n), slog.String("pool", p.name)}})
+		}
 		p.logging = len(events) > 0
 		p.mu.Unlock()
 		if len(events) == 0 {

@@ -68,7 +68,8 @@ type pool struct {
 	watched  bool            // upkeep already looks after the waiters
 	next     time.Time       // when upkeep looks again, zero = when poked
 	tending  bool            // upkeep is at it
-	events   []event         // to be logged
+	events   []event         // to be logged, at most mostEvents
+	unlogged int             // how many did not fit
 	past     eventsKept      // for the status page
 	history  *timeline       // nil = nobody has mounted the status page
 	logging  bool            // flushLogs is at it
