@@ -105,7 +105,7 @@ func splitArgs(text string) (string, []any) {
 func (s script) run(t *testing.T, db *sql.DB) (told []string) {
 	t.Helper()
 	ctx := testContext(t)
-	schema := fmt.Sprintf("s%d", appCount.Add(1))
+	schema := fmt.Sprintf("s%07d", appCount.Add(1)) // of one length: errors say at which column they are
 	mustExec(t, server.Admin(), "create schema "+schema)
 	defer mustExec(t, server.Admin(), "drop schema "+schema+" cascade")
 	fill := func(text string) string { return strings.ReplaceAll(text, "%s", schema) }
