@@ -140,9 +140,9 @@ func (e *OutcomeUnknownError) Is(target error) bool {
 func (e *OutcomeUnknownError) Unwrap() []error { return causes(e.Cause, e.Ctx) }
 
 // ConnLostError says that the connection failed and that no harm was done: the
-// call had not been sent, or the server has rolled back the transaction that it
-// belonged to, or it only asked for an answer, as far as its text can tell (a
-// view or an operator may write all the same).
+// call had not been sent, or a pooler had it and no server, or the server has
+// rolled back the transaction that it belonged to, or it only asked for an answer,
+// as far as its text can tell (a view or an operator may write all the same).
 //
 // errors.Is(err, driver.ErrBadConn) holds where database/sql may safely repeat
 // the call on another connection, and only there.
@@ -230,9 +230,12 @@ func plain(err error) error {
 
 // explain turns what a socket says into what happened to it.
 func explain(err error) error {
+	var last *farewell
 	switch {
 	case err == nil:
 		return errors.New("the server reported a fatal error or broke the protocol")
+	case errors.As(err, &last):
+		return &causeError{"the server closed the connection", last}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return &causeError{"the server closed the connection", err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

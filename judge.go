@@ -78,8 +78,12 @@ func (i *interceptor) judge(c call, err error) error {
 		return err
 	}
 	cause := i.failure()
-	if cause == nil && !errors.Is(err, driver.ErrBadConn) {
+	switch {
+	case cause != nil:
+	case !errors.Is(err, driver.ErrBadConn):
 		cause = err
+	case i.s.wire != nil && !i.s.wire.copying.Load() && !startsWithCopy(c.query): // nobody reads
+		cause = i.s.wire.answer.farewell(nil)
 	}
 	return i.lost(c, cause)
 }
@@ -137,6 +141,9 @@ func (i *interceptor) lost(c call, cause error) error {
 		return lost
 	case sent > 0 && onlyReads(c.query):
 		lost.read = !c.rows && ended == nil && i.repeats() && !waitedTooLong(cause)
+		return lost
+	case neverSent(cause) && !c.rows:
+		lost.repeatable = ended == nil && i.repeats()
 		return lost
 	}
 	// The caller may have said that once more does no harm.

@@ -152,44 +152,70 @@ func killWhatRuns(t *testing.T, s *pgtest.Server, db *sql.DB, name string) {
 	}
 }
 
+// turnedAway is the last line that PgBouncer logs of it.
+const turnedAway = "pooler error: query_wait_timeout"
+
 // A session that PgBouncer has no server connection for gets query_wait_timeout.
-// What was sent never ran, but the text is lost on the way: a write is unknown,
-// never repeated; a read, a BEGIN and a Ping are repeated.
+// What was sent never ran, and is repeated. With TLS the text is lost on the way: a
+// write is unknown then, and not repeated; a read, a BEGIN and a Ping are.
 func TestPgBouncersQueryWaitTimeout(t *testing.T) {
 	t.Parallel()
-	table := looseTable(t)
-	b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: "transaction", Params: map[string]string{"query_wait_timeout": "1"}})
-	db, _ := behind(t, b, "transaction", "pool_timeout", "50s")
-	mustExec(t, db, "select 1")
-	for what, call := range map[string]func() error{
-		"write": func() error { return result(t, inserting(t, db, table)) },
-		"read": func() error {
-			var n int
-			return db.QueryRowContext(testContext(t), "select count(*) from "+table).Scan(&n)
-		},
-		"begin": func() error {
-			tx, err := db.BeginTx(testContext(t), nil)
-			if err == nil {
-				err = tx.Rollback()
+	for _, tls := range []string{"disable", "require"} {
+		t.Run(tls, func(t *testing.T) {
+			t.Parallel()
+			table := looseTable(t)
+			b := pgtest.BouncerT(t, server, pgtest.BouncerOptions{Mode: "transaction", Params: map[string]string{"query_wait_timeout": "1"}})
+			db, _ := behind(t, b, "transaction", "pool_timeout", "50s", "sslmode", tls)
+			for what, call := range map[string]func() error{
+				"write": func() error { return result(t, inserting(t, db, table)) },
+				"write with arguments": func() error {
+					_, err := db.ExecContext(testContext(t), "insert into "+table+" values ($1)", 1)
+					return err
+				},
+				"write on a connection": func() error {
+					conn, err := db.Conn(testContext(t))
+					if err != nil {
+						return err
+					}
+					defer conn.Close()
+					_, err = conn.ExecContext(testContext(t), "insert into "+table+" values (1)")
+					return err
+				},
+				"read": func() error {
+					var n int
+					return db.QueryRowContext(testContext(t), "select count(*) from "+table).Scan(&n)
+				},
+				"begin": func() error {
+					tx, err := db.BeginTx(testContext(t), nil)
+					if err == nil {
+						err = tx.Rollback()
+					}
+					return err
+				},
+				"ping": func() error { return db.PingContext(testContext(t)) },
+			} {
+				mustExec(t, db, "select 1") // else a new session is asked for an answer first
+				must(t, b.Command(testContext(t), "PAUSE"))
+				before := strings.Count(b.Log(), turnedAway)
+				done := beside(call)
+				eventually(t, "PgBouncer turns it away", func() bool { return strings.Count(b.Log(), turnedAway) > before })
+				must(t, b.Command(testContext(t), "RESUME"))
+				var lost *pgpooled.ConnLostError
+				switch err := result(t, done); {
+				case tls == "require" && strings.HasPrefix(what, "write"):
+					asUnknown(t, err)
+				case what == "write on a connection":
+					if !errors.As(err, &lost) || !strings.HasSuffix(err.Error(), ": FATAL: query_wait_timeout (08P01))") {
+						t.Errorf("%s: %T %v", what, err, err)
+					}
+				case err != nil:
+					t.Errorf("%s: %T %v", what, err, err)
+				}
 			}
-			return err
-		},
-		"ping": func() error { return db.PingContext(testContext(t)) },
-	} {
-		must(t, b.Command(testContext(t), "PAUSE"))
-		before := strings.Count(b.Log(), "query_wait_timeout")
-		done := beside(call)
-		eventually(t, "PgBouncer turns it away", func() bool { return strings.Count(b.Log(), "query_wait_timeout") > before })
-		must(t, b.Command(testContext(t), "RESUME"))
-		switch err := result(t, done); {
-		case what == "write":
-			asUnknown(t, err)
-		case err != nil:
-			t.Errorf("%s: %T %v", what, err, err)
-		}
-	}
-	if n := rowsIn(t, table); n != 0 {
-		t.Errorf("%d rows", n)
+			if n := rowsIn(t, table); n != map[string]int{"disable": 2, "require": 0}[tls] {
+				t.Errorf("%d rows", n)
+			}
+		})
 	}
 }
 
@@ -305,19 +331,18 @@ func TestPgBouncersRefusalsThatPassAreWaitedFor(t *testing.T) {
 		}
 
 		db, _ := behind(t, b, "transaction", "pool_timeout", "50s")
-		asUnknown(t, result(t, inserting(t, db, "t"))) // sent to find out
 		var done []<-chan error
-		for range 3 {
+		for range 4 { // the first of them is sent to find out
 			done = append(done, inserting(t, db, "t"))
 		}
-		eventually(t, "the outage is noticed, and nobody else sends", func() bool { return stats(t, db).OpenErrors > 2 && stats(t, db).Waiting == 3 })
+		eventually(t, "the outage is noticed, and nobody else sends", func() bool { return stats(t, db).OpenErrors > 2 && stats(t, db).Waiting == 4 })
 		must(t, s.Up(testContext(t)))
 		for _, d := range done {
 			if err := result(t, d); err != nil {
 				t.Error(err)
 			}
 		}
-		if n := queryInt(t, s.Admin(), "select count(*) from t"); n != 3 {
+		if n := queryInt(t, s.Admin(), "select count(*) from t"); n != 4 {
 			t.Errorf("%d rows", n)
 		}
 	})

@@ -41,6 +41,9 @@ type wire struct {
 	greeter int32  // the process that greeted
 	named   bool   // the greeting could be read: greeter is known
 
+	answer beginning   // of the last answer; belongs to the one who reads
+	asked  atomic.Bool // something was written since the last read
+
 	first   atomic.Int32 // the first byte read, plus one; 0 = none
 	sent    atomic.Int64 // bytes written so far
 	copying atomic.Bool  // a COPY is fed: the server owes nothing until its end
@@ -89,11 +92,14 @@ func (w *wire) Read(b []byte) (int, error) {
 	if !w.settled {
 		w.record(b[:n])
 	}
+	if n > 0 {
+		w.answer.keep(b[:n], w.asked.Load() && w.asked.Swap(false))
+	}
 	if err != nil {
 		if impatient && errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("nothing came for socket_timeout (%s): %w", w.patience, err)
 		}
-		w.fail(err)
+		w.fail(w.answer.farewell(err))
 	}
 	return n, err
 }
@@ -156,6 +162,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 			piece = piece[:min(len(piece), writePiece)]
 			impatient = w.armPatience(w.Conn.SetWriteDeadline)
 		}
+		w.asked.Store(true)
 		m, err := w.Conn.Write(piece)
 		n += m
 		if m > 0 {
