@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,8 +17,8 @@ import (
 )
 
 // 12 callers through a PgBouncer to which everything happens that operators and
-// machines do to one: server processes end, clients are killed, it pauses,
-// reconnects, shuts down and comes back. No row is there twice, none is denied or
+// machines do to one: server processes end, clients are killed, it pauses for too
+// long, reconnects, shuts down and comes back. No row is there twice, none is denied or
 // made up, no read fails before its row, and nobody gets another's answer. PGPOOLED_TEST_LONG=1
 // does ten times as much.
 func TestBehindPgBouncerNoRowIsWrittenTwiceOrDenied(t *testing.T) {
@@ -32,7 +33,7 @@ func TestBehindPgBouncerNoRowIsWrittenTwiceOrDenied(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s := pgtest.StartT(t, pgtest.Options{})
-			b := pgtest.BouncerT(t, s, pgtest.BouncerOptions{Mode: mode, Size: 6, Params: map[string]string{"server_login_retry": "0.1"}})
+			b := pgtest.BouncerT(t, s, pgtest.BouncerOptions{Mode: mode, Size: 6, Params: map[string]string{"server_login_retry": "0.1", "query_wait_timeout": "1"}})
 			db, _ := behind(t, b, mode, "pool_timeout", "50s", "max_open_conns", "6")
 			mustExec(t, s.Admin(), "create table rows (id int)")
 			var (
@@ -79,7 +80,9 @@ func TestBehindPgBouncerNoRowIsWrittenTwiceOrDenied(t *testing.T) {
 					if mode == "session" {
 						break // it would wait until all clients have left
 					}
+					before := strings.Count(b.Log(), turnedAway)
 					must(t, b.Command(ctx, "PAUSE postgres"))
+					eventually(t, "somebody waits in vain", func() bool { return strings.Count(b.Log(), turnedAway) > before })
 					must(t, b.Command(ctx, "RESUME postgres"))
 				case 3:
 					must(t, b.Command(ctx, "RECONNECT postgres"))
