@@ -35,7 +35,8 @@ func WithMeterProvider(p metric.MeterProvider) Option { return func(o *options) 
 
 // WithPoolName sets db.client.connection.pool.name. The default is the pool's own
 // name: pool_name of the DSN, or host:port/database. Two pools of one database
-// need it, or a pool_name each: figures of one name are added up.
+// need it, or a pool_name each: figures of one name are added up, but of the peak
+// and of the length of an outage only one is shown.
 func WithPoolName(name string) Option { return func(o *options) { o.name = name } }
 
 // WithAttributes adds attributes to every figure.
