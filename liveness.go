@@ -1,6 +1,7 @@
 package pgpooled
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -131,7 +132,8 @@ func (p *pool) confirm(s *session) error {
 	return &connectError{cause: cause, took: time.Since(began), turnedAway: true}
 }
 
-// ping makes a round trip of at most the given time, less if ctx ends.
+// ping makes a round trip of at most the given time, less if ctx ends. The error
+// is the connection's own: lib/pq makes ErrBadConn of each.
 func (s *session) ping(ctx context.Context, limit time.Duration) error {
 	p, ok := s.base.(driver.Pinger)
 	if !ok {
@@ -151,7 +153,7 @@ func (s *session) ping(ctx context.Context, limit time.Duration) error {
 	case !stop():
 		return ctx.Err()
 	case err != nil:
-		return err
+		return cmp.Or(s.wire.failure(), err)
 	}
 	return s.wire.SetDeadline(time.Time{})
 }

@@ -284,3 +284,26 @@ func TestAfterALostConnectionTheOthersAreAskedOnce(t *testing.T) {
 		t.Errorf("bytes sent by the same calls: %v", sent)
 	}
 }
+
+// A caller with little time does not wait for an answer as long as others would.
+// That it got none says nothing about the other sessions.
+func TestACallerInAHurryCondemnsOneSessionOnly(t *testing.T) {
+	t.Parallel()
+	db, proxy := through(t, server, "max_open_conns", "4", "pool_timeout", "900ms")
+	rest(t, db, 4)
+	conn, err := db.Conn(testContext(t))
+	must(t, err)
+	mustExec(t, server.Admin(), "select pg_terminate_backend($1, 5000)", queryInt(t, conn, "select pg_backend_pid()"))
+	if _, err := conn.ExecContext(testContext(t), "select 1"); err == nil {
+		t.Fatal("not lost")
+	}
+	conn.Close()
+	proxy.Freeze()
+	defer proxy.Thaw()
+	if err := db.PingContext(testContext(t)); !errors.Is(err, pgpooled.ErrPoolTimeout) {
+		t.Errorf("a silent network: %v", err)
+	}
+	if s := stats(t, db); s.ClosedDead != 1 {
+		t.Errorf("%d were given up for dead, want the one that was asked", s.ClosedDead)
+	}
+}
