@@ -14,15 +14,16 @@ const interestLimit = time.Minute
 // begins when a dial fails for a reason that can pass and no session has
 // answered since the dial began; it ends with the first answer.
 type outage struct {
-	since    time.Time // zero = there is none
-	last     error     // the last failed dial, nil after a success
-	failed   int       // dials that failed in a row
-	probe    *probe    // the one dial that may be under way, nil = any number may
-	ended    time.Time // when the last one ended
-	answer   time.Time // when a session last came back in good order
-	interest time.Time // when somebody last asked for a session
-	cool     time.Time // no dial for warm sessions before this
-	refused  string    // the refusal that was logged last, empty after a success
+	since    time.Time     // zero = there is none
+	last     error         // the last failed dial, nil after a success
+	failed   int           // dials that failed in a row
+	probe    *probe        // the one dial that may be under way, nil = any number may
+	ended    time.Time     // when the last one ended
+	answer   time.Time     // when a session last came back in good order
+	interest time.Time     // when somebody last asked for a session
+	cool     time.Time     // no dial for warm sessions before this
+	refused  string        // the refusal that was logged last, empty after a success
+	patience time.Duration // how long the last new session was asked, and silent; 0 = it was not
 }
 
 // probe is the right to dial while dials fail: one goroutine at a time has it.

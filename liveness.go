@@ -16,6 +16,10 @@ const (
 	pingLimit  = time.Second
 )
 
+// confirmLimit is the longest that a new session may take to answer the question
+// of confirm. Longer, and a connection that is dead would hold up too many.
+const confirmLimit = 30 * time.Second
+
 // justAnswered is how long a session need not be looked at after an answer. A
 // look is a system call, six per cent of the client's work for a short query
 // under load; a connection that ends in a moment as short as the call that
@@ -117,15 +121,25 @@ func (p *pool) suspectLocked(s *session) bool { return s.idleSince.Before(p.lost
 // behind it would look like sessions that open, and break under each caller.
 // Whether it is there is not always known, and the question costs one round trip
 // after a loss.
+//
+// PgBouncer may also be busy and answer in its turn. The next session has twice as
+// long then: whoever leaves a line each second never comes to its head.
 func (p *pool) confirm(s *session) error {
 	p.mu.Lock()
 	doubt := p.lostAt.After(p.outage.answer)
+	limit := min(max(pingLimit, s.intr.grace, 2*p.outage.patience), confirmLimit) // the grace goes by the time that dialling took
 	p.mu.Unlock()
 	if !doubt || s.wire == nil {
 		return nil
 	}
 	began := time.Now()
-	if err := s.ping(p.ctx, max(pingLimit, s.intr.grace)); err == nil { // by the time that dialling took
+	err := s.ping(p.ctx, limit)
+	p.mu.Lock()
+	if p.outage.patience = 0; isTimeout(err) {
+		p.outage.patience = limit
+	}
+	p.mu.Unlock()
+	if err == nil {
 		return nil
 	}
 	cause := fmt.Errorf("a session was let in, and not answered: %w", explain(s.wire.failure()))
