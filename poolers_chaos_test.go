@@ -97,7 +97,7 @@ func TestBehindPgBouncerNoRowIsWrittenTwiceOrDenied(t *testing.T) {
 			stop.Store(true)
 			wg.Wait()
 			must(t, db.Close())
-			checkFates(t, s.Admin(), fate)
+			checkFates(t, s.Admin(), "rows", fate)
 			t.Logf("%d writes, %d reads, %d happenings", len(fate), reads.Load(), happenings)
 		})
 	}
@@ -120,11 +120,12 @@ func writeOne(db *sql.DB, id int) error {
 	return tx.Commit()
 }
 
-// checkFates compares what was told of each row with what is there.
-func checkFates(t *testing.T, admin *sql.DB, fate map[int]error) {
+// checkFates compares what was told of each row with what is there, and says how
+// many writes did not end well.
+func checkFates(t *testing.T, admin *sql.DB, table string, fate map[int]error) int {
 	t.Helper()
 	there := make(map[int]int)
-	rows, err := admin.Query("select id from rows")
+	rows, err := admin.Query("select id from " + table)
 	must(t, err)
 	defer rows.Close()
 	for rows.Next() {
@@ -151,4 +152,5 @@ func checkFates(t *testing.T, admin *sql.DB, fate map[int]error) {
 		}
 	}
 	t.Logf("%d unknown, %d not done", unknown, denied)
+	return unknown + denied
 }
