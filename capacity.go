@@ -105,7 +105,7 @@ func CheckCapacity(ctx context.Context, db *sql.DB, instances int) (Capacity, er
 	if err != nil {
 		return Capacity{}, err
 	}
-	if connector, ok := ConnectorOf(db); ok && connector.cfg.PgBouncer {
+	if connector, ok := ConnectorOf(db); ok && connector.cfg.PgBouncer && c.Pooler == "unknown" {
 		c.Pooler = "yes"
 	}
 	if err := c.count(ctx, tx); err != nil {

@@ -178,6 +178,8 @@ func TestCheckCapacityTellsAPoolerFromAServer(t *testing.T) {
 	}{
 		{[]string{"sslmode", "disable"}, "no"},
 		{[]string{"sslmode", "require"}, "no"},
+		{[]string{"sslmode", "disable", "pgbouncer", "true"}, "no"},
+		{[]string{"sslmode", "require", "pgbouncer", "true"}, "no"},
 		{[]string{"host", server.SocketDir(), "sslmode", "disable"}, "no"},
 		{[]string{"sslmode", "disable", "port", strconv.Itoa(forwarder.Port())}, "unknown"},
 		{[]string{"sslmode", "require", "port", strconv.Itoa(forwarder.Port())}, "unknown"},

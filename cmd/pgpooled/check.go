@@ -183,13 +183,20 @@ func (r *checkResult) examine(ctx context.Context, f checkFlags, cfg *pgpooled.C
 	// The session is given back for CheckCapacity: the pool may have only one.
 	_ = conn.Close()
 	present := "unknown"
-	if r.Server.capacity, r.Server.counted = pgpooled.CheckCapacity(ctx, db, f.instances); r.Server.counted == nil {
-		r.Capacity, present = newCapacity(r.Server.capacity), r.Server.capacity.Pooler
+	count, counted := pgpooled.CheckCapacity(ctx, db, f.instances)
+	if r.Server.counted = counted; counted == nil {
+		present = count.Pooler
 	}
 	r.Pooler = &poolerFacts{Present: "unknown"}
 	if first, err := db.Conn(ctx); err == nil {
 		r.Pooler = findPooler(ctx, first, present, cfg)
 		_ = first.Close()
+	}
+	if counted == nil {
+		if r.Pooler.Present == "yes" { // found by behaviour: its limits count too
+			count.Pooler, count.Fits = "yes", false
+		}
+		r.Capacity = newCapacity(count)
 	}
 	r.advise(f, cfg)
 }

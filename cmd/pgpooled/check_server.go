@@ -20,8 +20,7 @@ type serverFacts struct {
 	Database      string                   `json:"database"`
 	Timeouts      map[string]serverTimeout `json:"timeouts"` // those that this session has
 
-	capacity pgpooled.Capacity
-	counted  error // why capacity is empty
+	counted error // why nobody knows of its capacity
 }
 
 type serverTimeout struct {
@@ -121,7 +120,9 @@ func findPooler(ctx context.Context, first *sql.Conn, present string, cfg *pgpoo
 		p.Why = "the process that answers is the one at the other end of the connection"
 		return p
 	case "yes":
-		p.Why = "the process that greeted the connection is not the one that answers"
+		if p.Why = "the process that greeted the connection is not the one that answers"; cfg.PgBouncer {
+			p.Why = "the DSN says so, and nothing proves the opposite"
+		}
 	default:
 		p.Why = "addresses and process do not tell: a pooler, or address translation"
 	}

@@ -143,6 +143,10 @@ func TestCheckWithoutWarnings(t *testing.T) {
 	run(t, env, "check").want(t, exitOK, "all is well", "from PGHOST", "--instances N")
 	run(t, []string{"DATABASE_URL=" + s.URL("user", "app")}, "check").want(t, exitOK, "from DATABASE_URL", "use        postgres://app@127.0.0.1:"+port)
 	run(t, nil, "check", "host="+s.SocketDir()+" user=app dbname=postgres port="+port).want(t, exitOK, "socket", "all is well")
+	r = jsonOf(t, exitOK, nil, s.DSN("user", "app", "pgbouncer", "true"))
+	if r.Pooler.Present != "no" || !r.Capacity.Fits || !says(r.Notes, "the server is reached directly") {
+		t.Errorf("pgbouncer=true without one: %+v, %+v, %+v", r.Pooler, r.Capacity, r.Notes)
+	}
 	run(t, nil, "check").want(t, exitUsage, "no database: give a DSN")
 
 	run(t, env, "check", "--quick").want(t, exitOK, "healthy: connected and answered in")
@@ -271,6 +275,9 @@ func TestCheckThroughPgBouncer(t *testing.T) {
 				}
 				if p.Present != "yes" || p.Mode != mode || !strings.Contains(p.Product, "PgBouncer") {
 					t.Errorf("%+v", p)
+				}
+				if r.Capacity == nil || r.Capacity.Fits || !strings.HasPrefix(r.Capacity.Summary, "cannot say whether") {
+					t.Errorf("%+v", r.Capacity)
 				}
 				if warned := says(r.Warnings, "pgbouncer=true"); warned != (mode == "transaction") {
 					t.Errorf("%+v", r.Warnings)
