@@ -44,8 +44,9 @@ type CapacityUsage struct {
 	Sessions       int
 }
 
-// Parallel workers of other roles look like sessions to a role that may not see
-// their backend_type.
+// A role that may not see the backend_type of others cannot tell their parallel
+// workers and the like from sessions, but it may know which are WAL senders, which
+// max_connections does not count.
 const (
 	askLimits = `SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.pg_backend_pid(), (` + askPeers + `),
 	pg_catalog.current_setting('max_connections')::int, pg_catalog.current_setting('superuser_reserved_connections')::int
@@ -58,6 +59,7 @@ WHERE r.rolname = session_user AND d.datname = pg_catalog.current_database()`
 	askUsers = `SELECT coalesce(usename::text, ''), coalesce(datname::text, ''), coalesce(application_name, ''), count(*)
 FROM pg_catalog.pg_stat_activity
 WHERE backend_type = 'client backend' OR backend_type IS NULL AND datid IS NOT NULL AND usesysid IS NOT NULL
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_replication r WHERE r.pid = pg_stat_activity.pid)
 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3`
 )
 
@@ -73,7 +75,9 @@ GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3`
 //
 // The limit of one pool is max_open_conns, or db.SetMaxOpenConns if that is
 // smaller. Any role may ask; it takes one session of the pool and a READ ONLY
-// transaction of two queries.
+// transaction of two queries. To a role without pg_read_all_stats the parallel
+// and background workers of other roles look like sessions: there is less room
+// then, never more, for as long as those run.
 // With several hosts the answer is about the server that gave it. Behind a pooler
 // nobody can say from here whether the fleet fits: the pooler's limits count
 // towards the programs, and the server's towards the pooler.

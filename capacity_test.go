@@ -125,6 +125,25 @@ func TestCheckCapacityKeepsOffEverythingThatIsReserved(t *testing.T) {
 	}
 }
 
+// A logical WAL sender is in a database and has a role, as a session; its place is
+// one of max_wal_senders. No role takes it for a session.
+func TestCheckCapacityLeavesOutWALSenders(t *testing.T) {
+	t.Parallel()
+	s := pgtest.StartT(t, pgtest.Options{MaxConnections: 24, Params: map[string]string{"wal_level": "logical", "max_wal_senders": "2"}})
+	mustExec(t, s.Admin(), "create role app login")
+	mustExec(t, s.Admin(), "create role feed login replication")
+	conn := pinned(t, openWith(t, s.DSN("user", "feed", "application_name", "feed", "replication", "database"), quiet))
+	must(t, conn.PingContext(testContext(t)))
+	for _, role := range []string{"app", "feed", "postgres"} {
+		c := capacity(t, openWith(t, s.DSN("user", role, "application_name", "web"), quiet), 1)
+		for _, u := range c.Users {
+			if u.Application == "feed" {
+				t.Errorf("%s: %+v", role, c.Users)
+			}
+		}
+	}
+}
+
 // The smaller limit wins, the pool's or that of the sql.DB above; other drivers
 // have only the latter.
 func TestCheckCapacityKnowsTheLimitOfOnePool(t *testing.T) {
