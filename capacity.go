@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 )
 
 // Capacity compares what a fleet of instances may open with what the server can
@@ -48,7 +49,7 @@ type CapacityUsage struct {
 // workers and the like from sessions, but it may know which are WAL senders, which
 // max_connections does not count.
 const (
-	askLimits = `SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.pg_backend_pid(), (` + askPeers + `),
+	askLimits = `SELECT session_user::text, pg_catalog.current_database()::text, pg_catalog.pg_backend_pid(), (` + askPeers + `), pg_catalog.current_setting('port'),
 	pg_catalog.current_setting('max_connections')::int, pg_catalog.current_setting('superuser_reserved_connections')::int
 		+ coalesce(nullif(pg_catalog.current_setting('reserved_connections', true), '')::int, 0)
 		+ coalesce(nullif(pg_catalog.current_setting('rds.rds_superuser_reserved_connections', true), '')::int, 0),
@@ -99,13 +100,13 @@ func CheckCapacity(ctx context.Context, db *sql.DB, instances int) (Capacity, er
 		return Capacity{}, err
 	}
 	defer tx.Rollback()
-	var pid, peers string
-	err = tx.QueryRowContext(ctx, askLimits).Scan(&c.Role, &c.Database, &pid, &peers,
+	var pid, peers, port string
+	err = tx.QueryRowContext(ctx, askLimits).Scan(&c.Role, &c.Database, &pid, &peers, &port,
 		&c.MaxConnections, &c.Reserved, &c.RoleLimit, &c.DatabaseLimit)
 	if err != nil {
 		return Capacity{}, err
 	}
-	err = conn.Raw(func(driverConn any) error { c.Pooler = poolerBefore(driverConn, pid, peers); return nil })
+	err = conn.Raw(func(driverConn any) error { c.Pooler = poolerBefore(driverConn, pid, peers, port); return nil })
 	if err != nil {
 		return Capacity{}, err
 	}
@@ -134,18 +135,19 @@ func poolLimit(db *sql.DB) int {
 
 // poolerBefore says whether the process that greeted a connection is the one
 // that runs its statements. pgpool passes its server's number on: the ports must
-// agree too.
-func poolerBefore(driverConn any, pid, peers string) string {
+// agree too, and between two Unix sockets the one in the socket's name.
+func poolerBefore(driverConn any, pid, peers, port string) string {
 	l, ok := driverConn.(*lease)
 	if !ok || l.s == nil || l.s.wire == nil {
 		return "unknown"
 	}
 	w := l.s.wire
-	_, socket := w.RemoteAddr().(*net.UnixAddr)
+	socket, ok := w.RemoteAddr().(*net.UnixAddr)
+	servers := ok && strings.HasSuffix(socket.Name, ".s.PGSQL."+port)
 	switch {
 	case w.named && pid != strconv.Itoa(int(w.greeter)):
 		return "yes"
-	case samePeers(peers, w.LocalAddr(), w.RemoteAddr()), w.named && socket && peers == "":
+	case samePeers(peers, w.LocalAddr(), w.RemoteAddr()), w.named && servers && peers == "":
 		return "no"
 	}
 	return "unknown"

@@ -5,8 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/lib/pq"
@@ -190,7 +195,7 @@ func TestCheckCapacityTellsAPoolerFromAServer(t *testing.T) {
 			}
 		}
 	}
-	forwarder := newProxy(t, server.Addr())
+	forwarder, sockets := newProxy(t, server.Addr()), forwardSocket(t, filepath.Join(server.SocketDir(), fmt.Sprintf(".s.PGSQL.%d", server.Port())))
 	for _, tt := range []struct {
 		kv   []string
 		want string
@@ -200,6 +205,7 @@ func TestCheckCapacityTellsAPoolerFromAServer(t *testing.T) {
 		{[]string{"sslmode", "disable", "pgbouncer", "true"}, "no"},
 		{[]string{"sslmode", "require", "pgbouncer", "true"}, "no"},
 		{[]string{"host", server.SocketDir(), "sslmode", "disable"}, "no"},
+		{[]string{"host", sockets, "port", "1", "sslmode", "disable"}, "unknown"},
 		{[]string{"sslmode", "disable", "port", strconv.Itoa(forwarder.Port())}, "unknown"},
 		{[]string{"sslmode", "require", "port", strconv.Itoa(forwarder.Port())}, "unknown"},
 	} {
@@ -213,6 +219,42 @@ func TestCheckCapacityTellsAPoolerFromAServer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// forwardSocket listens on a Unix socket of port 1, as pgpool-II does on one of
+// 9999, for connections to target. It returns the folder.
+func forwardSocket(t *testing.T, target string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "") // short: a socket's path has about 100 bytes
+	must(t, err)
+	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.1"))
+	must(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s, err := net.Dial("unix", target)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			for _, pair := range [][2]net.Conn{{client, s}, {s, client}} {
+				wg.Go(func() {
+					_, _ = io.Copy(pair[0], pair[1])
+					_, _ = client.Close(), s.Close()
+				})
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	return dir
 }
 
 func TestCheckCapacityFails(t *testing.T) {
