@@ -162,8 +162,13 @@ func (i *interceptor) mode() RetryMode {
 // repeats says whether retry_mode allows to repeat what had no effect.
 func (i *interceptor) repeats() bool { return i.mode() == RetrySafe || i.mode() == RetryAll }
 
-// waitedTooLong tells a statement that took longer than socket_timeout from one
-// whose connection failed: again would add to the load.
+// waitedTooLong tells a statement that took longer than socket_timeout, PgBouncer's
+// query_timeout or the server's transaction_timeout from one whose connection
+// failed: again would add to the load.
 func waitedTooLong(cause error) bool {
+	var f *farewell
+	if errors.As(cause, &f) {
+		return f.code == "25P04" || f.code == "08P01" && strings.HasPrefix(f.message, "query timeout")
+	}
 	return errors.Is(cause, os.ErrDeadlineExceeded)
 }
