@@ -193,10 +193,12 @@ func TestWarmSessionsAreOpenedKeptAndReplaced(t *testing.T) {
 			srv.give(l)
 		}
 		time.Sleep(30 * time.Minute)
+		synctest.Wait()
 		if s := p.stats(); s.Idle != 2 || s.ClosedMaxIdleTime != 3 || s.Opens != 5 {
 			t.Errorf("idle for long: %+v", s)
 		}
 		time.Sleep(31 * time.Minute)
+		synctest.Wait()
 		if s := p.stats(); s.Idle != 2 || s.ClosedMaxLifetime != 2 || s.Opens != 7 {
 			t.Errorf("after a lifetime: %+v", s)
 		}
@@ -220,11 +222,13 @@ func TestWarmSessionsAreKeptUpWhileOthersAreInUse(t *testing.T) {
 		synctest.Wait()
 		ls := leases(t, p, srv, 2)
 		time.Sleep(time.Minute)
+		synctest.Wait() // what upkeep does at that very moment
 		if s := p.stats(); s.Idle != 2 || s.Open != 4 {
 			t.Errorf("a minute after two were taken: %+v", s)
 		}
 		ls = append(ls, leases(t, p, srv, 2)...)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if s := p.stats(); s.Idle != 1 || s.Open != 5 {
 			t.Errorf("near the limit: %+v", s)
 		}
@@ -241,6 +245,7 @@ func TestMinIdleNeverExceedsMaxIdleOrTheLimit(t *testing.T) {
 		l.minIdle, l.maxIdle = 9, maxIdle
 		bubble(t, l, func(t *testing.T, p *pool, srv *fakeServer) {
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			want := maxIdle
 			if maxIdle < 0 {
 				want = 2
