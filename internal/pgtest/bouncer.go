@@ -88,7 +88,6 @@ admin_users = postgres
 pool_mode = %s
 default_pool_size = %d
 max_client_conn = 200
-ignore_startup_parameters = extra_float_digits
 server_tls_sslmode = disable
 `, b.s.port, b.port, users, o.Mode, max(o.Size, 1))
 	if b.s.opts.TLS {
