@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/pgpooled/pgpooled"
 	"github.com/pgpooled/pgpooled/internal/faultnet"
 )
 
@@ -49,6 +52,9 @@ func TestPinnedConnectionsTellTheTruthOnABrokenNetwork(t *testing.T) {
 			go func() { wg.Wait(); close(over) }()
 			breakAll(proxy, rand.New(rand.NewPCG(seed, 99)), &calls, over)
 			eventually(t, "the pool is well again", func() bool { return db.Ping() == nil && stats(t, db).InUse == 0 })
+			if s := stats(t, db); s.Opens != int64(s.InUse+s.Idle)+closedSessions(s) {
+				t.Errorf("%+v", s)
+			}
 			must(t, db.Close())
 			if not := checkFates(t, server.Admin(), table, book.told); not == 0 || not == len(book.told) {
 				t.Errorf("%d of %d not done: nothing to tell", not, len(book.told))
@@ -307,4 +313,15 @@ func (f *fates) tell(err error, ids ...int) {
 	for _, id := range ids {
 		f.told[id] = err
 	}
+}
+
+// closedSessions adds up why sessions were closed.
+func closedSessions(s pgpooled.Stats) (n int64) {
+	v := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		if strings.HasPrefix(v.Type().Field(i).Name, "Closed") {
+			n += v.Field(i).Int()
+		}
+	}
+	return n
 }

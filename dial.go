@@ -230,7 +230,7 @@ func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (
 	p.counts.openErrors++
 	p.opening--
 	if s != nil { // the server has accepted it: it keeps its slot until it is gone
-		p.retireLocked(s, closedBroken)
+		p.endLocked(s)
 	}
 	if p.closed {
 		return nil, 0

@@ -290,6 +290,10 @@ func (p *pool) returnLocked(s *session, now time.Time) {
 // until the server has closed its end.
 func (p *pool) retireLocked(s *session, why closeReason) {
 	p.counts.closed[why]++
+	p.endLocked(s)
+}
+
+func (p *pool) endLocked(s *session) {
 	p.closing++
 	p.wg.Add(1)
 	go func() {
