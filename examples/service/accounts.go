@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"unicode/utf8"
@@ -51,7 +52,9 @@ type transfer struct {
 // had been before.
 func (s *service) postTransfer(ctx context.Context, r *http.Request) (int, any, error) {
 	var t transfer
-	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 4096)).Decode(&t); err != nil {
+	// All of the body, and not its first value: {"cents":1}00 moves nothing.
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, 4096))
+	if err != nil || json.Unmarshal(body, &t) != nil {
 		return 0, nil, &requestError{http.StatusBadRequest, "the body is no transfer"}
 	}
 	t.Key = r.Header.Get("Idempotency-Key")

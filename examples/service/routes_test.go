@@ -47,6 +47,7 @@ func TestRequestsAreAnsweredWithTheRightStatus(t *testing.T) {
 		{"to oneself", "POST", "/transfers", "k2", `{"from":1,"to":1,"cents":300}`, 400, `two accounts`},
 		{"of nothing", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":0}`, 400, `positive`},
 		{"of no number", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":"x"}`, 400, `no transfer`},
+		{"with something after it", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":1}00`, 400, `no transfer`},
 		{"too long", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":` + strings.Repeat("1", 5000), 400, `no transfer`},
 		{"to nobody", "POST", "/transfers", "k2", `{"from":1,"to":22,"cents":300}`, 404, `no such account`},
 		{"of too much", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":999999999}`, 409, `not enough`},
