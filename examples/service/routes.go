@@ -112,6 +112,8 @@ func refuse(err error) (int, problem) {
 		return http.StatusNotFound, problem{"no such account"}
 	case errors.As(err, &answer) && answer.Constraint == "accounts_cents_check":
 		return http.StatusConflict, problem{"not enough money"}
+	case errors.As(err, &answer) && answer.Code == "22003": // bigint, whichever row comes first
+		return http.StatusConflict, problem{"not enough money, or more than an account can hold"}
 	case errors.As(err, &unknown):
 		return http.StatusServiceUnavailable, problem{"the outcome is unknown: send it again with the same key"}
 	case pgpooled.Retryable(err), errors.Is(err, pgpooled.ErrPoolTimeout), errors.Is(err, context.DeadlineExceeded):

@@ -51,6 +51,7 @@ func TestRequestsAreAnsweredWithTheRightStatus(t *testing.T) {
 		{"too long", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":` + strings.Repeat("1", 5000), 400, `no transfer`},
 		{"to nobody", "POST", "/transfers", "k2", `{"from":1,"to":22,"cents":300}`, 404, `no such account`},
 		{"of too much", "POST", "/transfers", "k2", `{"from":1,"to":2,"cents":999999999}`, 409, `not enough`},
+		{"of more than there is", "POST", "/transfers", "k2", `{"from":2,"to":1,"cents":9223372036854775807}`, 409, `not enough`},
 		{"once more, with the key of those that failed", "POST", "/transfers", "k2", `{"from":2,"to":1,"cents":1}`, 201, `"k2"`},
 		{"what came of it", "GET", "/accounts/1", "", "", 200, `{"id":1,"cents":999701}`},
 		{"what came of it there", "GET", "/accounts/2", "", "", 200, `{"id":2,"cents":1000299}`},
