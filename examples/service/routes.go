@@ -59,6 +59,10 @@ func (s *service) lastAnswer(w http.ResponseWriter) {
 	}
 }
 
+// statusHungUp is what nginx logs too for a client that did not wait for its
+// answer. Nobody gets it: it is for the log and the metric.
+const statusHungUp = 499
+
 // endpoint answers a request with a status and what becomes JSON, or an error.
 type endpoint func(ctx context.Context, r *http.Request) (status int, body any, err error)
 
@@ -73,6 +77,9 @@ func (s *service) handle(mux *http.ServeMux, pattern string, f endpoint) {
 		if s.state.Load() != starting {
 			if status, body, err = f(ctx, r); err != nil {
 				status, body = refuse(err)
+			}
+			if err != nil && r.Context().Err() != nil {
+				status = statusHungUp // whatever came of it: not a fault of this service
 			}
 		}
 		if status == http.StatusServiceUnavailable {
@@ -116,10 +123,19 @@ func refuse(err error) (int, problem) {
 		return http.StatusConflict, problem{"not enough money, or more than an account can hold"}
 	case errors.As(err, &unknown):
 		return http.StatusServiceUnavailable, problem{"the outcome is unknown: send it again with the same key"}
+	case errors.As(err, &answer) && later(answer):
+		return http.StatusServiceUnavailable, problem{"the database is busy"}
 	case pgpooled.Retryable(err), errors.Is(err, pgpooled.ErrPoolTimeout), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable, problem{"the database is away or busy"}
 	}
 	return http.StatusInternalServerError, problem{"internal error"}
+}
+
+// later is true for what passes by itself: a timeout or an administrator that ended
+// the statement, a lock that was not free, no memory, no room on the disk. The
+// transaction was rolled back.
+func later(answer *pq.Error) bool {
+	return answer.Code == "57014" || answer.Code == "55P03" || answer.Code.Class() == "53"
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgpooled/pgpooled/pgpooledtest"
 )
@@ -70,6 +72,49 @@ func TestRequestsAreAnsweredWithTheRightStatus(t *testing.T) {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 		})
+	}
+}
+
+// held is a service whose first account is locked until the test ends.
+func held(t *testing.T, kv ...string) *service {
+	t.Helper()
+	url := pgpooledtest.Start(t).Database(t, kv...)
+	s := serviceOn(t, url)
+	tx, err := open(t, url).Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback() })
+	if _, err := tx.Exec("SET LOCAL lock_timeout = 0; SELECT FROM accounts WHERE id = 1 FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestALockThatIsNotFreeIsNoFaultOfTheService(t *testing.T) {
+	t.Parallel()
+	s := held(t, "options", "-clock_timeout=50ms")
+	req := httptest.NewRequest("POST", "/transfers", strings.NewReader(`{"from":1,"to":2,"cents":300}`))
+	req.Header.Set("Idempotency-Key", "k")
+	w := httptest.NewRecorder()
+	s.routes().ServeHTTP(w, req)
+	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+	}
+}
+
+func TestAClientThatHangsUpIsNoFaultOfTheService(t *testing.T) {
+	t.Parallel()
+	s := held(t)
+	var log strings.Builder
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	ctx, hangUp := context.WithCancel(t.Context())
+	req := httptest.NewRequest("POST", "/transfers", strings.NewReader(`{"from":1,"to":2,"cents":300}`)).WithContext(ctx)
+	req.Header.Set("Idempotency-Key", "k")
+	time.AfterFunc(50*time.Millisecond, hangUp) // before the lock is asked for is as good
+	s.routes().ServeHTTP(httptest.NewRecorder(), req)
+	if got := s.requests.String(); got != `{"POST /transfers 499": 1}` || log.Len() > 0 {
+		t.Errorf("counted as %s, logged as %q", got, log.String())
 	}
 }
 
