@@ -3,7 +3,9 @@
 package pgtest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -71,6 +73,15 @@ func (o *owner) apply(cmd *exec.Cmd) {
 	if o != nil {
 		cmd.SysProcAttr.Credential = &o.cred
 	}
+}
+
+// noEntry is what a program that could not be started as the owner means: a folder
+// on the way to dir is closed to it. The error names the program instead.
+func (o *owner) noEntry(err error, dir string) error {
+	if o == nil || !errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return fmt.Errorf("pgtest: under root the server runs as user %s, who must be able to enter %s: set TMPDIR to a folder that is open to all, like /tmp (%w)", o.name, dir, err)
 }
 
 // process is a running postmaster.

@@ -58,6 +58,9 @@ func (s *Server) launchLocked(ctx context.Context) error {
 		"-D", s.dataDir(), "-k", s.sock, "-p", strconv.Itoa(s.port), "-c", "listen_addresses=127.0.0.1")
 	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = log, log, s.dir, serverEnv()
 	p, err := spawn(cmd, s.owner)
+	if err := s.owner.noEntry(err, s.dir); err != nil {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("pgtest: start %s: %w", cmd.Path, err)
 	}

@@ -73,7 +73,11 @@ func templateName(ctx context.Context, bin string, own *owner) (string, error) {
 // archive into place: of several test programs that do this at once, the last
 // one wins and all are right.
 func makeTemplate(ctx context.Context, bin string, own *owner, name string) error {
-	dir, err := os.MkdirTemp("", "pgtest-initdb-")
+	parent, err := filepath.Abs(os.TempDir()) // initdb runs elsewhere
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	dir, err := os.MkdirTemp(parent, "pgtest-initdb-")
 	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}
@@ -88,7 +92,11 @@ func makeTemplate(ctx context.Context, bin string, own *owner, name string) erro
 	cmd.Env, cmd.Dir = serverEnv(), dir
 	cmd.WaitDelay = time.Second
 	own.apply(cmd)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.CombinedOutput()
+	if err := own.noEntry(err, dir); err != nil {
+		return err
+	}
+	if err != nil {
 		return fmt.Errorf("pgtest: initdb: %w; it says:\n%s", err, bytes.TrimSpace(out))
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "new-")
