@@ -47,3 +47,35 @@ func TestTheErrorOfAMissingServerSaysHowToInstallOne(t *testing.T) {
 		t.Errorf("another error: %v", err)
 	}
 }
+
+func TestADatabaseOfAServerThatIsDownIsRefusedWithTheReason(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	refused := func() string {
+		r, done := &recorder{}, make(chan struct{})
+		go func() {
+			defer close(done)
+			s.Database(r)
+		}()
+		<-done
+		return r.fatal
+	}
+	if err := s.Stop(Fast); err != nil {
+		t.Fatal(err)
+	}
+	if got := refused(); !strings.Contains(got, "the server is down") {
+		t.Errorf("while it is down: %q", got)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := refused(); got != "" {
+		t.Errorf("after its start: %q", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := refused(); !strings.Contains(got, "stopped for good") {
+		t.Errorf("after Close: %q", got)
+	}
+}

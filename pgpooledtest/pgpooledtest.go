@@ -1,6 +1,8 @@
 // Package pgpooledtest runs a real, throwaway PostgreSQL for the tests of a
 // program, and breaks its network when a test asks for it.
 //
+//	import _ "github.com/pgpooled/pgpooled" // if the program itself does not
+//
 //	func TestOrders(t *testing.T) {
 //		s := pgpooledtest.Start(t)
 //		db, err := sql.Open("pgpooled", s.Database(t, "max_open_conns", "5"))

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -36,6 +37,15 @@ func (s *Server) Admin() *sql.DB { return s.admin }
 // it with whatever is still connected to it; a server that is down is no
 // error.
 func (s *Server) CreateDatabase(ctx context.Context) (name string, drop func(), err error) {
+	s.mu.Lock() // a start or a stop that is under way ends first
+	down, stopped := s.proc == nil, s.stopped
+	s.mu.Unlock()
+	if stopped {
+		return "", nil, fmt.Errorf("%w: it makes no databases", errStopped)
+	}
+	if down {
+		return "", nil, errors.New("pgtest: the server is down: start it before you ask for a database")
+	}
 	var version int
 	if err := s.admin.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
 		return "", nil, fmt.Errorf("pgtest: create database: %w", err)
