@@ -35,7 +35,6 @@ func (s *service) prepare(ctx context.Context) error {
 // migrate takes an advisory lock, so that of several replicas that start at once
 // one migrates and the others wait and find nothing to do. The lock belongs to a
 // session: through a transaction pooler, migrate with a URL that goes around it.
-// It needs two sessions (max_open_conns).
 func (s *service) migrate(ctx context.Context) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
