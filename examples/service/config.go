@@ -61,6 +61,9 @@ func loadConfig(getenv func(string) string) (config, error) {
 	if err := c.logLevel.UnmarshalText([]byte(text("LOG_LEVEL", "info"))); err != nil {
 		errs = append(errs, errors.New("LOG_LEVEL is none of debug, info, warn, error"))
 	}
+	if c.startTimeout == 0 {
+		errs = append(errs, errors.New("START_TIMEOUT must leave time to reach the database"))
+	}
 	if c.requestTimeout == 0 || c.shutdownTimeout < c.requestTimeout {
 		errs = append(errs, fmt.Errorf("SHUTDOWN_TIMEOUT (%s) must leave time for one request (REQUEST_TIMEOUT, %s)", c.shutdownTimeout, c.requestTimeout))
 	}

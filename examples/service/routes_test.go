@@ -118,6 +118,16 @@ func TestAClientThatHangsUpIsNoFaultOfTheService(t *testing.T) {
 	}
 }
 
+func TestAStartWithoutTimeIsRefused(t *testing.T) {
+	t.Parallel()
+	_, err := loadConfig(func(name string) string {
+		return map[string]string{"DATABASE_URL": "postgres://h/d", "START_TIMEOUT": "0s"}[name]
+	})
+	if err == nil || !strings.Contains(err.Error(), "START_TIMEOUT") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestADrainingServiceEndsEachConnectionWithItsAnswer(t *testing.T) {
 	t.Parallel()
 	s := serviceOn(t, pgpooledtest.Start(t).Database(t))
