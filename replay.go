@@ -26,8 +26,12 @@ func WithIdempotent(ctx context.Context) context.Context {
 func isIdempotent(ctx context.Context) bool { return ctx.Value(idempotentKey{}) != nil }
 
 // maxReplays bounds how often one read is repeated, as database/sql bounds its
-// own repetitions.
-const maxReplays = 3
+// own repetitions. A session that is lost before it has read is not counted, up
+// to maxBegins: a server that goes down ends them one after the other.
+const (
+	maxReplays = 3
+	maxBegins  = 12
+)
 
 // readAgain runs a reading statement again whose connection was lost before its
 // first row reached the caller. onlyReads is no proof, so it runs inside a READ
@@ -39,7 +43,7 @@ const maxReplays = 3
 func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessionConn) (T, error)) (T, error) {
 	var zero T
 	err := lost
-	for range maxReplays {
+	for begins, runs := 0, 0; runs < maxReplays && begins < maxBegins; begins++ {
 		var cl *ConnLostError
 		if !errors.As(err, &cl) || !cl.read {
 			break
@@ -52,6 +56,7 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 		s.replay, s.replayOf = true, cl
 		l.pool.noteReplay(ctx, cl)
 		if err = s.readOnly(ctx); err == nil {
+			runs++
 			l.replayed = true
 			var v T
 			if v, err = run(s.conn); err == nil {
@@ -59,7 +64,10 @@ func readAgain[T any](ctx context.Context, l *lease, lost error, run func(sessio
 			}
 		} else {
 			s.replayOf = nil
-			err = &ConnLostError{Op: cl.Op, Sent: cl.Sent, Cause: err, Ctx: ctx.Err(), read: ctx.Err() == nil}
+			if cause := s.intr.failure(); cause != nil {
+				err = cause
+			}
+			err = &ConnLostError{Op: cl.Op, Sent: cl.Sent, Cause: explain(err), Ctx: ctx.Err(), read: ctx.Err() == nil}
 		}
 	}
 	return zero, err

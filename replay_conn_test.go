@@ -72,8 +72,9 @@ func TestAConnOutlivesTheLossOfEachRepetition(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if failed == 0 {
-				t.Error("each was repeated")
+			// A cut in BEGIN is not one of the three repetitions of the read.
+			if failed == 0 || failed > 50 {
+				t.Errorf("%d failed", failed)
 			}
 		})
 	}
