@@ -93,6 +93,9 @@ func newPool(name string, l limits, log *slog.Logger, open func(context.Context)
 // within pool_timeout and the context, whichever ends first.
 func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 	start := time.Now()
+	if l.wait != nil {
+		l.wait.counted = false
+	}
 	for now := start; ; now = time.Now() {
 		s, err := p.take(ctx, l, start, now)
 		if err != nil {
@@ -138,9 +141,12 @@ func (p *pool) take(ctx context.Context, l *lease, start, now time.Time) (*sessi
 		p.observe(ctx, CallEvent{Kind: CallWaitedOutage, Err: err})
 		return nil, err
 	}
-	w := l.waiter(start)
+	w := l.waiter(start, now)
 	p.waiters.push(w)
-	p.counts.waits++
+	if !w.counted {
+		w.counted = true
+		p.counts.waits++
+	}
 	p.growLocked()
 	p.watchLocked(start)
 	if p.limits.timeout > 0 {

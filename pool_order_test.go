@@ -267,3 +267,37 @@ func TestADeliveryNeverReachesTheNextUserOfAWaiter(t *testing.T) {
 		}
 	})
 }
+
+// A caller whose session is dead when it gets it waits again: that is one call
+// that waited, for as long as it stood in line.
+func TestWaitingAgainIsOneWait(t *testing.T) {
+	t.Parallel()
+	bubble(t, lim(1), func(t *testing.T, p *pool, srv *fakeServer) {
+		l := take(t, p)
+		if err := srv.work(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		before := p.stats().Waits // the first caller waited for its dial
+		srv.hang(time.Second)     // so long takes the new session
+		out := line(t.Context(), p, srv, 1)
+		time.Sleep(5 * time.Second)
+		conn(l).kill(1) // dead when it is handed out
+		srv.give(l)
+		o := <-out
+		s := p.stats()
+		if o.err != nil || s.Waits != before+1 || s.WaitTime != o.waited || s.WaitTimes.Sum != o.waited {
+			t.Errorf("%v after %s: %d waits of %s, %s in the histogram", o.err, o.waited, s.Waits-before, s.WaitTime, s.WaitTimes.Sum)
+		}
+		srv.give(o.l)
+
+		// The next caller counts again.
+		l = take(t, p)
+		out = line(t.Context(), p, srv, 1)
+		time.Sleep(time.Second)
+		srv.give(l)
+		if o = <-out; o.err != nil || p.stats().Waits != before+2 {
+			t.Errorf("%v, %d waits", o.err, p.stats().Waits-before)
+		}
+		srv.give(o.l)
+	})
+}

@@ -16,7 +16,9 @@ type waiter struct {
 	prev, next *waiter
 	queued     bool
 	lease      *lease
-	since      time.Time
+	since      time.Time // when the call came, also when it stands in line again
+	joined     time.Time // when it last joined the line
+	counted    bool      // as a call that had to wait
 
 	ch chan delivery // one delivery at most, never blocks the sender
 
@@ -28,11 +30,11 @@ type waiter struct {
 
 // waiter puts the lease in line, each time with the same waiter: it waits for
 // one session at a time.
-func (l *lease) waiter(since time.Time) *waiter {
+func (l *lease) waiter(since, now time.Time) *waiter {
 	if l.wait == nil {
 		l.wait = &waiter{lease: l, ch: make(chan delivery, 1)}
 	}
-	l.wait.since = since
+	l.wait.since, l.wait.joined = since, now
 	return l.wait
 }
 
@@ -44,7 +46,7 @@ func (p *pool) answerLocked(w *waiter, d delivery, now time.Time) {
 
 func (p *pool) leaveLocked(w *waiter, now time.Time) {
 	p.waiters.remove(w)
-	w.waited = max(0, now.Sub(w.since))
+	w.waited = max(0, now.Sub(w.joined))
 	w.away, w.last = p.outage.during(w.since), p.outage.last
 	p.counts.waitTime += w.waited
 }
