@@ -245,7 +245,11 @@ func (p *pool) dialFailed(err error, s *session, began time.Time, mine *probe) (
 		p.endOutageLocked("pgpooled: the server is back, and refuses", now)
 		if p.outage.refused != err.Error() { // once, however often it is tried
 			p.outage.refused = err.Error()
-			p.logLocked(slog.LevelWarn, "pgpooled: connecting failed for a reason that does not pass", slog.String("error", err.Error()))
+			says := "pgpooled: connecting failed for a reason that does not pass"
+			if !policy.connect() {
+				says = "pgpooled: connecting failed, and retry_mode=off does not repeat it"
+			}
+			p.logLocked(slog.LevelWarn, says, slog.String("error", err.Error()))
 		}
 		p.outage.cool = now.Add(policy.maxDelay)
 		p.refuseLocked(err)

@@ -289,21 +289,37 @@ func TestAfterALostConnectionTheOthersAreAskedOnce(t *testing.T) {
 // That it got none says nothing about the other sessions.
 func TestACallerInAHurryCondemnsOneSessionOnly(t *testing.T) {
 	t.Parallel()
-	db, proxy := through(t, server, "max_open_conns", "4", "pool_timeout", "900ms")
-	rest(t, db, 4)
-	conn, err := db.Conn(testContext(t))
-	must(t, err)
-	mustExec(t, server.Admin(), "select pg_terminate_backend($1, 5000)", queryInt(t, conn, "select pg_backend_pid()"))
-	if _, err := conn.ExecContext(testContext(t), "select 1"); err == nil {
-		t.Fatal("not lost")
-	}
-	conn.Close()
-	proxy.Freeze()
-	defer proxy.Thaw()
-	if err := db.PingContext(testContext(t)); !errors.Is(err, pgpooled.ErrPoolTimeout) {
-		t.Errorf("a silent network: %v", err)
-	}
-	if s := stats(t, db); s.ClosedDead != 1 {
-		t.Errorf("%d were given up for dead, want the one that was asked", s.ClosedDead)
+	for _, tt := range []struct {
+		name    string
+		timeout string
+		within  time.Duration
+		want    error
+		closed  func(pgpooled.Stats) int64
+	}{
+		{"pool_timeout", "900ms", time.Minute, pgpooled.ErrPoolTimeout, func(s pgpooled.Stats) int64 { return s.ClosedDead }},
+		{"context", "1m", 300 * time.Millisecond, context.DeadlineExceeded, func(s pgpooled.Stats) int64 { return s.ClosedCancelled }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			db, proxy := through(t, server, "max_open_conns", "4", "pool_timeout", tt.timeout)
+			rest(t, db, 4)
+			conn, err := db.Conn(testContext(t))
+			must(t, err)
+			mustExec(t, server.Admin(), "select pg_terminate_backend($1, 5000)", queryInt(t, conn, "select pg_backend_pid()"))
+			if _, err := conn.ExecContext(testContext(t), "select 1"); err == nil {
+				t.Fatal("not lost")
+			}
+			conn.Close()
+			proxy.Freeze()
+			defer proxy.Thaw()
+			ctx, cancel := context.WithTimeout(testContext(t), tt.within)
+			defer cancel()
+			if err := db.PingContext(ctx); !errors.Is(err, tt.want) {
+				t.Errorf("a silent network: %v", err)
+			}
+			if s := stats(t, db); tt.closed(s) != 1 || s.ClosedDead+s.ClosedCancelled != 1 {
+				t.Errorf("%d were given up for dead and %d with a context, want the one that was asked", s.ClosedDead, s.ClosedCancelled)
+			}
+		})
 	}
 }

@@ -108,7 +108,11 @@ func (p *pool) acquire(ctx context.Context, l *lease) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.giveUp(s, closedDead)
+		why := closedDead
+		if d, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(d) { // it may work: its answer was not awaited
+			why = closedCancelled
+		}
+		p.giveUp(s, why)
 	}
 }
 

@@ -261,12 +261,16 @@ func TestMinIdleNeverExceedsMaxIdleOrTheLimit(t *testing.T) {
 // sessions are tried again now and then, neither never nor without a pause.
 func TestWarmSessionsAreTriedAgainAfterAFailure(t *testing.T) {
 	t.Parallel()
+	const cannot = "the server cannot be reached"
 	for _, tt := range []struct {
 		name string
 		mode RetryMode
 		err  error
+		says string // in the log
 	}{
-		{"wrong password", RetrySafe, errPassword}, {"retry off", RetryOff, errRefused}, {"server away", RetrySafe, errRefused},
+		{"wrong password", RetrySafe, errPassword, "for a reason that does not pass"},
+		{"retry off", RetryOff, errRefused, "retry_mode=off does not repeat it"},
+		{"server away", RetrySafe, errRefused, cannot},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -276,9 +280,14 @@ func TestWarmSessionsAreTriedAgainAfterAFailure(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := &fakeServer{}
 				srv.refuse(tt.err)
-				p := newPool("test", l, slog.New(slog.DiscardHandler), srv.open)
+				logged := &journal{}
+				p := newPool("test", l, slog.New(logged), srv.open)
 				defer p.close(0)
 				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if lines := logged.with(tt.says); len(lines) != 1 || (tt.says == cannot) != (len(logged.with(cannot)) == 1) {
+					t.Errorf("%d lines with %q in %q", len(lines), tt.says, logged.with(""))
+				}
 				if n := srv.begun(); n < 10 || n > 60 {
 					t.Errorf("%d dials in 10 seconds", n)
 				}

@@ -71,8 +71,8 @@ type Stats struct {
 	OpenErrors  int64 // failed attempts to open one
 	OpenRetries int64 // those of them after which the pool went on trying
 
-	Outages   int64         // times that the server could not be reached
-	OutageFor time.Duration // how long it has not been reachable by now, 0 = it is
+	Outages   int64         // times that the server could not be reached; not counted with retry_mode=off
+	OutageFor time.Duration // how long the outage has lasted by now, 0 = none is known of
 
 	WaitTimes Histogram // until a session was handed out; the time of those that got an idle one at once counts as 0
 	UseTimes  Histogram // from handing a session out to its return

@@ -113,7 +113,7 @@ func (r *statusReport) mood() (mood, says string) {
 	case stateConnecting:
 		return "busy", "no session is open yet"
 	case stateRefused:
-		return "bad", "new connections fail for a reason that does not pass by itself; " + answered
+		return "bad", "new connections fail, for a reason that does not pass by itself or with retry_mode=off; " + answered
 	case stateUnreachable:
 		return "bad", "the server cannot be reached, for " + coarse(r.Time.Sub(r.Since)) + " now; " + answered
 	case stateClosed:

@@ -13,7 +13,7 @@ const (
 	stateSaturated   = "saturated"   // all that the limit allows are in use, and callers wait
 	stateConnecting  = "connecting"  // none is open yet
 	stateIdle        = "idle"        // none is open, and nobody wants one
-	stateRefused     = "refused"     // connecting fails for a reason that does not pass
+	stateRefused     = "refused"     // connecting fails for a reason that does not pass, or with retry_mode=off
 	stateUnreachable = "unreachable" // an outage
 	stateClosed      = "closed"      // by the program
 )

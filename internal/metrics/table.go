@@ -60,9 +60,9 @@ var Table = []Metric{
 	{Field: "OpenRetries", Kind: Counter, OTel: "pgpooled.open_retries", Prom: "pgpooled_open_retries_total", Unit: "{attempt}",
 		Help: "Failed attempts to open a session after which the pool went on trying."},
 	{Field: "Outages", Kind: Counter, OTel: "pgpooled.outages", Prom: "pgpooled_outages_total", Unit: "{outage}",
-		Help: "Times that the server could not be reached.", Watch: "several in an hour"},
+		Help: "Times that the server could not be reached; not counted with retry_mode=off.", Watch: "several in an hour"},
 	{Field: "OutageFor", Kind: Gauge, OTel: "pgpooled.outage_duration", Prom: "pgpooled_outage_duration_seconds", Unit: "s",
-		Help: "How long the server has not been reachable by now; 0 while it is.", Watch: "above 0 for longer than a restart takes"},
+		Help: "How long the outage has lasted by now; 0 = none is known of.", Watch: "above 0 for longer than a restart takes"},
 
 	{Field: "ClosedBroken", Kind: Counter, OTel: "pgpooled.closed", Prom: "pgpooled_closed_total", Unit: "{connection}",
 		Label: reason("broken", "the connection failed during a call"), Help: closed, Watch: "a steady rate: something cuts connections in use"},
