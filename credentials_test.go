@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -327,4 +328,45 @@ func ExampleWithDialer() {
 		log.Fatal(err)
 	}
 	defer db.Close()
+}
+
+// A hook that ends its goroutine, as testing's FailNow does, fails the callers in
+// line, and leaves no session behind.
+func TestHooksThatEndTheirGoroutine(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		hook func() pgpooled.Option
+	}{
+		{"WithBeforeConnect", func() pgpooled.Option {
+			calls := 0
+			return pgpooled.WithBeforeConnect(func(context.Context, *pq.Config) error { exitTwice(&calls); return nil })
+		}},
+		{"WithAfterConnect", func() pgpooled.Option {
+			calls := 0
+			return pgpooled.WithAfterConnect(func(context.Context, *sql.Conn) error { exitTwice(&calls); return nil })
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			name := app()
+			db := openWith(t, server.DSN("application_name", name, "max_open_conns", "1"), tt.hook())
+			for i := range 3 {
+				if err := db.PingContext(testContext(t)); (err == nil) != (i == 2) || err != nil && !strings.Contains(err.Error(), "runtime.Goexit") {
+					t.Errorf("ping %d: %v", i+1, err)
+				}
+			}
+			eventually(t, "one session is left", func() bool {
+				return queryInt(t, server.Admin(), "select count(*) from pg_stat_activity where application_name = $1", name) == 1
+			})
+		})
+	}
+}
+
+// exitTwice counts its calls, one at a time, and ends the goroutine of the first
+// two.
+func exitTwice(calls *int) {
+	if *calls++; *calls <= 2 {
+		runtime.Goexit()
+	}
 }

@@ -1,6 +1,7 @@
 package pgpooled
 
 import (
+	"errors"
 	"log/slog"
 	"time"
 
@@ -131,22 +132,26 @@ func (p *pool) coldLocked() int {
 	return missing
 }
 
+// errHookEnded is why there is no session when a caller's hook ends the goroutine
+// that runs it, as testing's FailNow does.
+var errHookEnded = errors.New("pgpooled: connecting was cut short: a function that the program gave to the connector called runtime.Goexit")
+
 // dial opens one session, whoever it is for: a caller that gives up does not
 // waste it. While dials fail it goes on as the probe.
 func (p *pool) dial() {
 	defer p.wg.Done()
-	busy := true
+	var (
+		busy  = true
+		began time.Time
+		mine  *probe
+	)
 	defer func() {
 		if busy { // the caller's own hook ended the goroutine
-			p.mu.Lock()
-			p.opening--
-			p.mu.Unlock()
+			p.dialFailed(errHookEnded, nil, began, mine)
 		}
 	}()
-	var mine *probe
 	for {
-		busy = true
-		began := time.Now()
+		busy, began = true, time.Now()
 		p.mu.Lock()
 		epoch := p.epoch
 		p.mu.Unlock()

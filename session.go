@@ -225,7 +225,14 @@ func (s *session) setUp(ctx context.Context, prepare func(context.Context, *sql.
 	if err != nil {
 		return err
 	}
+	returned := false
+	defer func() {
+		if !returned { // it ended the goroutine, and nobody else knows the session yet
+			s.close()
+		}
+	}()
 	err = prepare(ctx, conn)
+	returned = true
 	if ended := ctx.Err(); ended != nil {
 		return errors.Join(err, ended) // whatever was left open is being closed now
 	}
